@@ -111,14 +111,14 @@ type Image interface {
 // CPU holds the registers of one x86-64 virtual processor. GPR is in the order of
 // the instruction encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15.
 type CPU struct {
-	ID                     int
-	GPR                    [16]uint64
-	RIP, RFLAGS            uint64
-	CS, SS                 uint16
-	CR0, CR2, CR3, CR4     uint64
-	EFER                   uint64
+	ID                      int
+	GPR                     [16]uint64
+	RIP, RFLAGS             uint64
+	CS, SS                  uint16
+	CR0, CR2, CR3, CR4      uint64
+	EFER                    uint64
 	FSBase, GSBase, KGSBase uint64
-	Halted                 bool
+	Halted                  bool
 }
 
 // FaultError says that Len bytes at Addr could not be read or written.
