@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string) error {
 	dir := fl.String("dir", "", "directory for sockets and logs; made if missing")
 	mem := fl.String("mem", "512M", "RAM, with suffix K, M or G")
 	smp := fl.Int("smp", 1, "virtual processors")
-	cpu := fl.String("cpu", "", "QEMU's -cpu (default max,la57=off)")
+	cpu := fl.String("cpu", "", "QEMU's -cpu (default "+testvm.DefaultCPU+")")
 	anon := fl.Bool("anonymous", false, "RAM in QEMU's own memory, not in a file")
 	kargs := fl.String("append", "", "kernel arguments")
 	daemon := fl.Bool("daemon", false, "return when the guest is ready")
