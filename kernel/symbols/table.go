@@ -156,3 +156,26 @@ func (t *Table) All() iter.Seq[Symbol] {
 		}
 	}
 }
+
+// Moved returns the table with delta added to every address. It is for a table
+// whose addresses are relative to its own place (7.0 and newer) and that was opened
+// elsewhere than where the kernel has it. The two share memory.
+func (t *Table) Moved(delta uint64) *Table {
+	m := *t
+	if t.k != nil {
+		k := *t.k
+		k.slot += delta
+		if k.enc == encBase || k.enc == encPercpu {
+			k.base += delta
+		}
+		m.k = &k
+		return &m
+	}
+	p := *t.p
+	p.addrs = make([]uint64, len(t.p.addrs))
+	for i, a := range t.p.addrs {
+		p.addrs[i] = a + delta
+	}
+	m.p = &p
+	return &m
+}
