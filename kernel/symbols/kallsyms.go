@@ -99,8 +99,7 @@ func (k *kallsyms) nameLen(p uint32) (n, head uint32) {
 // returns the offsets of the first names of every 256, which the kernel's own
 // kallsyms_markers must equal.
 func (k *kallsyms) scan() (markers []uint32, ok bool) {
-	k.marks = make([]uint32, 0, k.n/markEvery+1)
-	markers = make([]uint32, 0, k.n/256+1)
+	k.marks = k.marks[:0]
 	p := uint32(0)
 	for i := range k.n {
 		if i%markEvery == 0 {

@@ -137,22 +137,24 @@ func tokenTable(b []byte, hit int) (table, index int, ok bool) {
 // agree with it.
 func namesBefore(b []byte, table int, budget *int) (names, num, n int) {
 	const least = 1024 // a kernel has more symbols
-	for num = table &^ 7; num >= 0 && table-num < maxNames; num -= 8 {
-		if num+8 > table || *budget <= 0 {
+	for num = (table - 4) &^ 3; num >= 0 && table-num < maxNames && *budget > 0; num -= 4 {
+		n = int(binary.LittleEndian.Uint32(b[num:]))
+		if n < least || n > maxSymbols || 2*n > table-num {
 			continue
 		}
-		w := binary.LittleEndian.Uint64(b[num:])
-		if w < least || w > maxSymbols || int(w)*2 > table-num {
-			continue
+		// Padded to eight bytes, but in 7.x.
+		names = num + 4
+		if num%8 == 0 && binary.LittleEndian.Uint32(b[names:]) == 0 {
+			names = num + 8
 		}
-		k := &kallsyms{n: int(w)}
+		k := &kallsyms{n: n}
 		for _, uleb := range []bool{true, false} {
-			k.names, k.uleb = b[num+8:table], uleb
-			*budget -= k.n / 8
-			if markers, ok := k.scan(); ok {
-				*budget -= k.n
-				if _, ok := matchMarkers(b[num+8:table], len(k.names), 0, markers); ok {
-					return num + 8, num, k.n
+			k.names, k.uleb = b[names:table], uleb
+			markers, ok := k.scan()
+			*budget -= 64 + markEvery*len(k.marks)
+			if ok {
+				if _, ok := matchMarkers(b[names:table], len(k.names), uint64(names), markers); ok {
+					return names, num, n
 				}
 			}
 		}
