@@ -176,7 +176,7 @@ func (m *machine) probeTIF(k *kernel.Kernel) error {
 // function sets.
 func sigPendingFromCode(code []byte) (imm byte, ok bool) {
 	for i := 0; i+4 <= len(code); i++ {
-		if code[i] != 0xf0 || code[i+1] != 0x80 || code[i+2]&0x38 != 0x08 {
+		if !isLock(code[i]) || code[i+1] != 0x80 || code[i+2]&0x38 != 0x08 {
 			continue
 		}
 		n := i + 3
@@ -195,6 +195,10 @@ func sigPendingFromCode(code []byte) (imm byte, ok bool) {
 	}
 	return 0, false
 }
+
+// isLock recognizes a lock prefix. A kernel that runs on one CPU replaces it by a
+// segment prefix without effect (arch/x86/kernel/alternative.c).
+func isLock(b byte) bool { return b == 0xf0 || b == 0x3e }
 
 // versionAtLeast compares the first two numbers of a release such as "6.1.0-50".
 func versionAtLeast(release string, major, minor int) bool {
@@ -233,7 +237,9 @@ func (m *machine) probeKernel(k *kernel.Kernel) error {
 	if err != nil {
 		return unsupported("%w", err)
 	}
-	m.at.dropsTask = bytes.Contains(functionBody(k, m.at.doBPFSendSignal, code[:n]), []byte{0xf0, 0x0f, 0xc1}) // lock xadd
+	body := functionBody(k, m.at.doBPFSendSignal, code[:n])
+	xadd := bytes.Index(body, []byte{0x0f, 0xc1})
+	m.at.dropsTask = xadd > 0 && isLock(body[xadd-1])
 	return nil
 }
 

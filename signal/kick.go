@@ -35,7 +35,7 @@ func (o *op) planResched(tx *Tx, rq rqWords) error {
 	if err != nil {
 		return err
 	}
-	return tx.Update(w.FlagsAddr, 8, "rq(cpu 0).idle->thread_info.flags",
+	return tx.Update(w.FlagsAddr, 8, "idle_task(cpu 0).thread_info.flags",
 		func(v uint64) uint64 { return v | o.at.tifNeedResched })
 }
 

@@ -243,7 +243,7 @@ func (o *op) unlinkTimer(tx *Tx, w *wake) (found bool, err error) {
 		return false, err
 	}
 	if next != 0 {
-		if err := tx.Set(kernel.Addr(next)+8, 8, "timer_base(cpu 0).vectors[]->next->pprev", uint64(pprev)); err != nil {
+		if err := tx.Set(kernel.Addr(next)+8, 8, "timer_base(cpu 0).vectors[].next.pprev", uint64(pprev)); err != nil {
 			return false, err
 		}
 	} else if pprev == b.Vectors.Add(int(8*idx)) {

@@ -128,7 +128,7 @@ func (o *op) planTimer(tx *Tx, w *wake, b timerBase) error {
 			return fmt.Errorf("%w: timer at %#x", kernel.ErrCorrupt, first)
 		}
 		// hlist_node.pprev follows hlist_node.next.
-		edits = append(edits, Edit{kernel.Addr(first) + 8, "timer_base(cpu 0).vectors[].first->pprev", 0, uint64(t.Next), 8})
+		edits = append(edits, Edit{kernel.Addr(first) + 8, "timer_base(cpu 0).vectors[].first.pprev", 0, uint64(t.Next), 8})
 	}
 	edits = append(edits, Edit{bucket, fmt.Sprintf("timer_base(cpu 0).vectors[%d].first", idx), 0, uint64(t.Next), 8},
 		Edit{b.NextExpiry, "timer_base(cpu 0).next_expiry", 0, b.CLK, 8},
