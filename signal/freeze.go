@@ -158,7 +158,7 @@ func (f *Frozen) hold(ctx context.Context) error {
 			if err := p.Update(t.w.FlagsAddr, 8, t.path("thread_info.flags"), func(v uint64) uint64 { return v | o.at.tifSigPending }); err != nil {
 				return err
 			}
-			if t.asleep(kernel.TaskInterruptible) && !o.wakeUnderWay(t) {
+			if t.canWake(kernel.TaskInterruptible) && !o.wakeUnderWay(t) {
 				asleep = append(asleep, t)
 			}
 		}

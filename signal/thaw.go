@@ -95,17 +95,14 @@ func (f *Frozen) release(ctx context.Context) error {
 		}
 		var trapped []*thread
 		for _, t := range threads {
-			if !t.Frozen && t.State&kernel.TaskInterruptible != 0 && !t.asleep(kernel.TaskInterruptible) {
-				// It may have seen the mark and be about to sleep: cleared now,
-				// nobody would wake it.
-				return retry("thread %d is on its way to sleep", t.PID)
-			}
 			if t.JobCtl&jobctlTrapFreeze != 0 {
 				if err := p.Set(t.w.JobCtl, 8, t.path("jobctl"), t.JobCtl&^jobctlTrapFreeze); err != nil {
 					return err
 				}
 			}
-			if t.Frozen && t.State&kernel.TaskInterruptible != 0 && !o.wakeUnderWay(t) {
+			// Not yet frozen and not asleep, it may have seen the mark and be about
+			// to sleep.
+			if t.canWake(kernel.TaskInterruptible) && (t.Frozen || !t.asleep(kernel.TaskInterruptible)) && !o.wakeUnderWay(t) {
 				trapped = append(trapped, t)
 			}
 		}
@@ -124,7 +121,8 @@ func (f *Frozen) stillHeld() (string, error) {
 		return "", err
 	}
 	for _, t := range threads {
-		if t.Frozen || t.JobCtl&jobctlTrapFreeze != 0 {
+		// A stopped thread counts as frozen too (kernel/signal.c:do_signal_stop).
+		if t.Frozen && t.State&kernel.TaskStopped == 0 || t.JobCtl&jobctlTrapFreeze != 0 {
 			return fmt.Sprintf("thread %d is still in the trap", t.PID), nil
 		}
 	}
