@@ -58,7 +58,13 @@ func startQEMU(t testing.TB, args ...string) *bare {
 	}()
 	require.NoError(t, <-started)
 	b.pid = cmd.Process.Pid
-	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-ended
+		if t.Failed() && stderr.Len() > 0 {
+			t.Logf("QEMU: %s", &stderr)
+		}
+	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat(b.socket); err == nil {
 			return b
@@ -119,7 +125,7 @@ var machines = []struct {
 		ranges: []vmi.Range{{Start: 0, End: 2 * gib}, {Start: 4 * gib, End: 6 * gib}},
 	},
 	{
-		name: "anonymous, small, VGA", backing: "memory of process",
+		name: "small with VGA", backing: "memory of process",
 		args:   []string{"-M", "pc", "-m", "256", "-device", "VGA"},
 		ranges: []vmi.Range{{Start: 0, End: 256 * mib}},
 	},
