@@ -6,6 +6,7 @@
 package sources
 
 import (
+	_ "github.com/ovmigrate/ovmigrate/vmi/elfcore"
 	_ "github.com/ovmigrate/ovmigrate/vmi/qemu"
 	_ "github.com/ovmigrate/ovmigrate/vmi/ramfile"
 )
