@@ -189,6 +189,7 @@ func (b *builder) install(ctx context.Context, root, src string) error {
 		{"inittab", "etc/inittab", 0o644},
 		{"rcS", "opt/ovm/rcS", 0o755},
 		{"run-agent", "opt/ovm/run-agent", 0o755},
+		{"busy.sh", "opt/ovm/busy.sh", 0o755},
 	} {
 		data, err := sources.ReadFile("guestfs/" + f.from)
 		if err != nil {
