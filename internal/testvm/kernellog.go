@@ -11,7 +11,7 @@ import (
 var complaint = regexp.MustCompile(`WARNING:|BUG:|BUG |Oops|PANIC|panic -|general protection|` +
 	`double fault|unable to handle|Call Trace|stack segment|invalid opcode|` +
 	`\bstall(s|ed)?\b|soft lockup|hard LOCKUP|blocked for more than|scheduling while atomic|` +
-	`inconsistent|lockdep|circular locking|bad unlock|list_(add|del) corruption|refcount_t:|` +
+	`inconsistent lock|lockdep|circular locking|bad unlock|list_(add|del) corruption|refcount_t:|` +
 	`Bad page|Bad rss-counter|page allocation failure|cgroup out of memory|Out of memory:|` +
 	`use-after-free|corrupted|UBSAN|KASAN|KFENCE|segfault at|EXT4-fs error|I/O error`)
 

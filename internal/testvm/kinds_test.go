@@ -59,7 +59,7 @@ func TestFailedBootShowsConsole(t *testing.T) {
 	_, err = Boot(ctx, Config{QEMUArgs: []string{"-device", "flux-capacitor"}})
 	require.ErrorContains(t, err, "flux-capacitor")
 	_, err = Boot(ctx, Config{Dir: "/" + strings.Repeat("x", 120)})
-	require.ErrorContains(t, err, "")
+	require.ErrorContains(t, err, "name too long")
 }
 
 const victim = "OVM_TEST_VICTIM"
