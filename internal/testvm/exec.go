@@ -5,11 +5,40 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 
 	"github.com/ovmigrate/ovmigrate/internal/testvm/proto"
 )
+
+// Agent runs programs in a guest and moves files. Its methods are safe for
+// concurrent use.
+type Agent struct {
+	conn   net.Conn
+	client *proto.Client
+	why    func(error) error // adds to the error of a request what is known of its cause
+}
+
+// Attach connects to a guest that another process serves on a Unix socket; see
+// VM.Serve.
+func Attach(ctx context.Context, socket string) (*Agent, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{conn: c, client: proto.NewClient(c)}
+	select {
+	case <-a.client.Ready():
+		return a, nil
+	case <-a.client.Done():
+		return nil, a.client.Err()
+	case <-ctx.Done():
+		c.Close()
+		return nil, ctx.Err()
+	}
+}
 
 // Cmd is a program to run in the guest.
 type Cmd struct {
@@ -43,33 +72,29 @@ func (r Result) Err() error {
 // Run runs a program in the guest, in a session of its own, until it ends. When ctx
 // ends first, the program's process group is killed. A program that fails is no
 // error; see Result.Err.
-func (vm *VM) Run(ctx context.Context, c Cmd) (Result, error) {
-	r, err := vm.do(ctx, proto.Request{
+func (a *Agent) Run(ctx context.Context, c Cmd) (Result, error) {
+	r, err := a.do(ctx, proto.Request{
 		Op: proto.OpExec, Argv: c.Argv, Env: c.Env, Dir: c.Dir, Cgroup: c.Cgroup,
 	}, c.Stdin, c.Stdout, c.Stderr)
 	return Result{PID: r.PID, Code: r.Code, Signal: r.Signal}, err
 }
 
-func (vm *VM) do(ctx context.Context, req proto.Request, stdin io.Reader, stdout, stderr io.Writer) (proto.Response, error) {
-	r, err := vm.client.Do(ctx, req, stdin, stdout, stderr)
+func (a *Agent) do(ctx context.Context, req proto.Request, stdin io.Reader, stdout, stderr io.Writer) (proto.Response, error) {
+	r, err := a.client.Do(ctx, req, stdin, stdout, stderr)
 	if err == nil && r.Err != "" {
 		err = errors.New("guest: " + r.Err)
 	}
-	if err != nil && vm.qemu != nil {
-		select {
-		case <-vm.qemu.exited:
-			err = fmt.Errorf("%w (%w)", err, vm.qemu.failure())
-		default:
-		}
+	if err != nil && a.why != nil {
+		err = a.why(err)
 	}
 	return r, err
 }
 
 // Exec runs a command and returns its standard output. A command that fails is an
 // error that carries the end of its error output.
-func (vm *VM) Exec(ctx context.Context, argv ...string) ([]byte, error) {
+func (a *Agent) Exec(ctx context.Context, argv ...string) ([]byte, error) {
 	var out, errout strings.Builder
-	r, err := vm.Run(ctx, Cmd{Argv: argv, Stdout: &out, Stderr: &errout})
+	r, err := a.Run(ctx, Cmd{Argv: argv, Stdout: &out, Stderr: &errout})
 	if err == nil {
 		err = r.Err()
 	}
@@ -94,8 +119,8 @@ type Process struct {
 
 // StartProcess starts a program detached from the agent, leader of its own session,
 // and returns its process id in the guest.
-func (vm *VM) StartProcess(ctx context.Context, p Process) (pid int, err error) {
-	r, err := vm.do(ctx, proto.Request{
+func (a *Agent) StartProcess(ctx context.Context, p Process) (pid int, err error) {
+	r, err := a.do(ctx, proto.Request{
 		Op: proto.OpSpawn, Argv: p.Argv, Env: p.Env, Dir: p.Dir, Cgroup: p.Cgroup,
 		Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr,
 	}, nil, nil, nil)
@@ -103,31 +128,31 @@ func (vm *VM) StartProcess(ctx context.Context, p Process) (pid int, err error) 
 }
 
 // Put writes r to a file of the guest.
-func (vm *VM) Put(ctx context.Context, path string, r io.Reader, mode os.FileMode) error {
-	_, err := vm.do(ctx, proto.Request{Op: proto.OpPut, Path: path, Mode: uint32(mode.Perm())}, r, nil, nil)
+func (a *Agent) Put(ctx context.Context, path string, r io.Reader, mode os.FileMode) error {
+	_, err := a.do(ctx, proto.Request{Op: proto.OpPut, Path: path, Mode: uint32(mode.Perm())}, r, nil, nil)
 	return err
 }
 
 // Get copies a file of the guest to w.
-func (vm *VM) Get(ctx context.Context, path string, w io.Writer) error {
-	_, err := vm.do(ctx, proto.Request{Op: proto.OpGet, Path: path}, nil, w, nil)
+func (a *Agent) Get(ctx context.Context, path string, w io.Writer) error {
+	_, err := a.do(ctx, proto.Request{Op: proto.OpGet, Path: path}, nil, w, nil)
 	return err
 }
 
 // PutTar unpacks a tar stream below dir, which it makes.
-func (vm *VM) PutTar(ctx context.Context, dir string, r io.Reader) error {
-	return vm.tar(ctx, Cmd{Argv: []string{"sh", "-c", `mkdir -p "$1" && exec tar -C "$1" -xpf -`, "sh", dir}, Stdin: r})
+func (a *Agent) PutTar(ctx context.Context, dir string, r io.Reader) error {
+	return a.tar(ctx, Cmd{Argv: []string{"sh", "-c", `mkdir -p "$1" && exec tar -C "$1" -xpf -`, "sh", dir}, Stdin: r})
 }
 
 // GetTar packs a directory of the guest into a tar stream.
-func (vm *VM) GetTar(ctx context.Context, dir string, w io.Writer) error {
-	return vm.tar(ctx, Cmd{Argv: []string{"tar", "-C", dir, "-cf", "-", "."}, Stdout: w})
+func (a *Agent) GetTar(ctx context.Context, dir string, w io.Writer) error {
+	return a.tar(ctx, Cmd{Argv: []string{"tar", "-C", dir, "-cf", "-", "."}, Stdout: w})
 }
 
-func (vm *VM) tar(ctx context.Context, c Cmd) error {
+func (a *Agent) tar(ctx context.Context, c Cmd) error {
 	var errout strings.Builder
 	c.Stderr = &errout
-	r, err := vm.Run(ctx, c)
+	r, err := a.Run(ctx, c)
 	if err == nil {
 		err = r.Err()
 	}

@@ -15,12 +15,11 @@ import (
 
 // VM is a running guest. Its methods are safe for concurrent use.
 type VM struct {
+	Agent
 	config Config
 	files  files
 	qemu   *child
 	tidy   *janitor
-	agent  net.Conn
-	client *proto.Client
 	booted time.Duration
 
 	stopOnce sync.Once
@@ -57,7 +56,7 @@ func (vm *VM) start(ctx context.Context, img *Image) error {
 	if len(dir) > maxDir {
 		return fmt.Errorf("%s: name too long for a directory of sockets (%d bytes, at most %d)", dir, len(dir), maxDir)
 	}
-	private, err := os.MkdirTemp(ramDir(), "ovm-")
+	private, err := os.MkdirTemp(ramDir(vm.config.Memory), "ovm-")
 	if err != nil {
 		return err
 	}
@@ -80,10 +79,18 @@ func (vm *VM) start(ctx context.Context, img *Image) error {
 	if vm.qemu, err = startChild("qemu-system-x86_64", qemuArgs(vm.config, img, vm.files)); err != nil {
 		return err
 	}
-	if vm.agent, err = vm.dial(ctx, vm.files.agent()); err != nil {
+	if vm.conn, err = vm.dial(ctx, vm.files.agent()); err != nil {
 		return err
 	}
-	vm.client = proto.NewClient(vm.agent)
+	vm.client = proto.NewClient(vm.conn)
+	vm.why = func(err error) error {
+		select {
+		case <-vm.qemu.exited:
+			return fmt.Errorf("%w (%w)", err, vm.qemu.failure())
+		default:
+			return err
+		}
+	}
 	select {
 	case <-vm.client.Ready():
 		return nil
@@ -122,8 +129,8 @@ func (vm *VM) dial(ctx context.Context, path string) (net.Conn, error) {
 // Stop kills the guest and removes its files. It may be called more than once.
 func (vm *VM) Stop() error {
 	vm.stopOnce.Do(func() {
-		if vm.agent != nil {
-			_ = vm.agent.Close()
+		if vm.conn != nil {
+			_ = vm.conn.Close()
 		}
 		if vm.qemu != nil {
 			_ = vm.qemu.cmd.Process.Kill()
