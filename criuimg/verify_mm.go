@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"math/bits"
+	"path"
 	"sort"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
@@ -163,7 +164,7 @@ func (v *verifier) pages(k *Kind, key uint64) *PageReader {
 		var pe *fs.PathError
 		if errors.As(err, &fe) {
 			file = fe.File
-		} else if errors.As(err, &pe) {
+		} else if errors.As(err, &pe) && path.Base(pe.Path) == pe.Path {
 			file = pe.Path
 		}
 		v.add(Error, file, err, "%s: %v", name, err)
