@@ -22,6 +22,7 @@ type checker interface {
 // allLayouts lists every package-level Layout, so that each can be checked against
 // the types of real kernels. TestLayoutsListed keeps it complete.
 var allLayouts = map[string]checker{
+	"anonVMANameLayout":      anonVMANameLayout,
 	"backingFileLayout":      backingFileLayout,
 	"credLayout":             credLayout,
 	"dentryLayout":           dentryLayout,
@@ -59,9 +60,10 @@ var allLayouts = map[string]checker{
 	"sigMasksLayout":         sigMasksLayout,
 	"sighandLayout":          sighandLayout,
 	"signalPIDsLayout":       signalPIDsLayout,
-	"signalTTYLayout":        signalTTYLayout,
 	"sigqueueLayout":         sigqueueLayout,
 	"sigqueueTimerLayout":    sigqueueTimerLayout,
+	"signalAttrLayout":       signalAttrLayout,
+	"taskAttrLayout":         taskAttrLayout,
 	"superBlockLayout":       superBlockLayout,
 	"taskCredLayout":         taskCredLayout,
 	"taskLayout":             taskLayout,
@@ -76,6 +78,7 @@ var allLayouts = map[string]checker{
 	"upidLayout":             upidLayout,
 	"userNSLayout":           userNSLayout,
 	"utsLayout":              utsLayout,
+	"vdsoImageLayout":        vdsoImageLayout,
 	"vfsmountLayout":         vfsmountLayout,
 	"vmSpecialMappingLayout": vmSpecialMappingLayout,
 	"vmaLayout":              vmaLayout,
@@ -86,6 +89,7 @@ var allLayouts = map[string]checker{
 
 // optionalLayouts are of structures that some kernels do without.
 var optionalLayouts = map[string]bool{
+	"anonVMANameLayout": true, // since 5.17
 	"backingFileLayout": true, // since 6.7
 	"fpstateLayout":     true, // since 5.16
 }
