@@ -27,7 +27,7 @@ func (m *MM) Name(v *VMA) (string, error) {
 }
 
 func (m *MM) fileName(v *VMA) (string, error) {
-	if v.AnonName != 0 { // prctl(PR_SET_VMA) on shared anonymous memory
+	if v.AnonName != 0 && m.k.namesShared() { // prctl(PR_SET_VMA) on shared memory
 		s, err := m.anonName(v)
 		return "[anon_shmem:" + s + "]", err
 	}
@@ -41,6 +41,17 @@ func (m *MM) fileName(v *VMA) (string, error) {
 	}
 	n, err := m.k.PathName(p, Path{})
 	return n.Escape("\n"), err
+}
+
+// namesShared says whether mappings of files have names too, as since 6.2. Before,
+// the name's place served to find the mappings of a file.
+func (k *Kernel) namesShared() bool {
+	name, err := k.offsetOf("vm_area_struct", "anon_name")
+	if err != nil {
+		return false
+	}
+	shared, err := k.offsetOf("vm_area_struct", "shared")
+	return err == nil && name != shared
 }
 
 // isHeap is fs/proc/task_mmu.c:is_heap up to 6.5, and include/linux/mm.h:
