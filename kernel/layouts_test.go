@@ -23,6 +23,7 @@ type checker interface {
 // the types of real kernels. TestLayoutsListed keeps it complete.
 var allLayouts = map[string]checker{
 	"addressSpaceLayout":     addressSpaceLayout,
+	"alarmLayout":            alarmLayout,
 	"anonVMANameLayout":      anonVMANameLayout,
 	"backingFileLayout":      backingFileLayout,
 	"bpfProgLayout":          bpfProgLayout,
@@ -35,6 +36,9 @@ var allLayouts = map[string]checker{
 	"cssSetLayout":           cssSetLayout,
 	"dentryLayout":           dentryLayout,
 	"dentryOpsLayout":        dentryOpsLayout,
+	"epitemLayout":           epitemLayout,
+	"eventfdLayout":          eventfdLayout,
+	"eventpollLayout":        eventpollLayout,
 	"fdtableLayout":          fdtableLayout,
 	"fileLayout":             fileLayout,
 	"fileOpsLayout":          fileOpsLayout,
@@ -44,6 +48,8 @@ var allLayouts = map[string]checker{
 	"fsStructLayout":         fsStructLayout,
 	"fsTypeLayout":           fsTypeLayout,
 	"groupInfoLayout":        groupInfoLayout,
+	"hrtimerBaseLayout":      hrtimerBaseLayout,
+	"hrtimerClockBaseLayout": hrtimerClockBaseLayout,
 	"hrtimerLayout":          hrtimerLayout,
 	"idExtentLayout":         idExtentLayout,
 	"idrLayout":              idrLayout,
@@ -71,14 +77,18 @@ var allLayouts = map[string]checker{
 	"ptRegsLayout":           ptRegsLayout,
 	"rbNodeLayout":           rbNodeLayout,
 	"seccompFilterLayout":    seccompFilterLayout,
+	"shmemInodeLayout":       shmemInodeLayout,
 	"sigActionLayout":        sigActionLayout,
 	"sigMasksLayout":         sigMasksLayout,
 	"sighandLayout":          sighandLayout,
 	"signalAttrLayout":       signalAttrLayout,
 	"signalPIDsLayout":       signalPIDsLayout,
+	"signalfdLayout":         signalfdLayout,
 	"sigqueueLayout":         sigqueueLayout,
 	"sigqueueTimerLayout":    sigqueueTimerLayout,
 	"sockFprogLayout":        sockFprogLayout,
+	"sockLayout":             sockLayout,
+	"socketLayout":           socketLayout,
 	"superBlockLayout":       superBlockLayout,
 	"taskAttrLayout":         taskAttrLayout,
 	"taskCredLayout":         taskCredLayout,
@@ -89,12 +99,15 @@ var allLayouts = map[string]checker{
 	"threadStateLayout":      threadStateLayout,
 	"timeNSLayout":           timeNSLayout,
 	"timekeeperLayout":       timekeeperLayout,
+	"timerfdLayout":          timerfdLayout,
 	"tkReadBaseLayout":       tkReadBaseLayout,
 	"ttyDriverLayout":        ttyDriverLayout,
 	"ttyLayout":              ttyLayout,
 	"ttyLdiscLayout":         ttyLdiscLayout,
 	"ttyLdiscOpsLayout":      ttyLdiscOpsLayout,
 	"ttyPrivateLayout":       ttyPrivateLayout,
+	"unixAddressLayout":      unixAddressLayout,
+	"unixSockLayout":         unixSockLayout,
 	"upidLayout":             upidLayout,
 	"userNSLayout":           userNSLayout,
 	"utsLayout":              utsLayout,
@@ -112,6 +125,8 @@ var optionalLayouts = map[string]bool{
 	"anonVMANameLayout": true, // since 5.17
 	"backingFileLayout": true, // since 6.7
 	"fpstateLayout":     true, // since 5.16
+	"unixSockLayout":    true, // AF_UNIX may be a module
+	"unixAddressLayout": true,
 }
 
 var btfDir = flag.String("btf", "", "folder of raw BTF files of further kernels to check layouts against")
