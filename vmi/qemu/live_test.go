@@ -232,6 +232,7 @@ func TestControl(t *testing.T) {
 		require.EqualValues(t, 0x60000010, c.CR0)
 		require.EqualValues(t, 0xf000, c.CS)
 		require.Equal(t, i != 0, c.Halted)
+		require.Equal(t, vmi.KnownControl|vmi.KnownEFER|vmi.KnownHalted|vmi.KnownKGSBase, c.Known)
 	}
 
 	// Paused by somebody else (-S): stays paused.
@@ -241,6 +242,10 @@ func TestControl(t *testing.T) {
 	require.False(t, running())
 
 	require.NoError(t, g.QMP().Execute(ctx, "cont", nil, nil))
+	require.True(t, running())
+	cpus, err = g.CPUs(ctx)
+	require.NoError(t, err)
+	require.Zero(t, cpus[0].Known&vmi.KnownKGSBase, "it would take a stop")
 	require.True(t, running())
 	outer, err := g.Pause(ctx)
 	require.NoError(t, err)
