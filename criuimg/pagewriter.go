@@ -35,14 +35,14 @@ const (
 // All methods but WriteAt need one caller at a time; they lock, so a goroutine
 // may reserve while others write.
 type PageWriter struct {
-	mu      sync.Mutex
-	enc     *Encoder
-	pages   io.WriterAt
-	vaddr   uint64 // current run, not yet encoded
-	count   uint64
-	flags   PageFlags
-	entry   pagemap.PagemapEntry // the message of every run; its fields point to
-	fields  struct {
+	mu     sync.Mutex
+	enc    *Encoder
+	pages  io.WriterAt
+	vaddr  uint64 // current run, not yet encoded
+	count  uint64
+	flags  PageFlags
+	entry  pagemap.PagemapEntry // the message of every run; its fields point to
+	fields struct {
 		vaddr, pages  uint64
 		compat, flags uint32
 	}
