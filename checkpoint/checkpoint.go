@@ -39,6 +39,9 @@ type Options struct {
 	// Progress is called from time to time with the bytes of memory copied and
 	// to be copied. It must be quick and safe for concurrent use.
 	Progress func(done, total int64)
+
+	// stopIsOurs says that a stopped process runs as far as its user knows.
+	stopIsOurs bool
 }
 
 func (o *Options) orDefault() Options {
@@ -67,7 +70,7 @@ func Capture(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options) 
 	if err != nil {
 		return nil, err
 	}
-	if s.c.issues.refused() && !s.c.opts.AllowIssues {
+	if refused(s.c.issues.all) && !s.c.opts.AllowIssues {
 		return nil, &IssuesError{s.c.issues.all}
 	}
 	return s, nil

@@ -71,7 +71,7 @@ func (p *Process) open(ctx context.Context, o *vmi.Options) error {
 		return err
 	}
 	args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
-	if name := filepath.Base(args[0]); !strings.Contains(name, "qemu") && !strings.Contains(name, "kvm") {
+	if name := filepath.Base(args[0]); !strings.HasPrefix(name, "qemu-") && name != "kvm" {
 		return fmt.Errorf("is no QEMU but %q", name)
 	}
 	m, err := parseCmdline(args)
@@ -116,15 +116,18 @@ func findRAM(maps []mapping, m *machine) (uint64, error) {
 		}
 	}
 	var found []uint64
-	for i := 0; i < len(maps); {
+	for i := range maps {
+		if !ramKind(&maps[i], want) {
+			continue
+		}
+		// QEMU's madvise may have split RAM; a neighbour of the same kind may adjoin.
 		j := i + 1
-		for j < len(maps) && joins(&maps[j-1], &maps[j]) {
+		for j < len(maps) && maps[j-1].end-maps[i].start < m.ram && joins(&maps[j-1], &maps[j]) {
 			j++
 		}
-		if maps[j-1].end-maps[i].start == m.ram && ramKind(&maps[i], want) {
+		if maps[j-1].end-maps[i].start == m.ram {
 			found = append(found, maps[i].start)
 		}
-		i = j
 	}
 	if len(found) != 1 {
 		return 0, fmt.Errorf("%d mappings of %d MiB look like RAM, not one", len(found), m.ram>>20)
