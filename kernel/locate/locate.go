@@ -1,0 +1,132 @@
+// Package locate finds a Linux kernel in the memory of a virtual machine, with
+// nothing known about it: its version, where it was loaded, how far its addresses
+// were randomised, its page tables, its symbols and its types.
+//
+// There is no header to read. The guest's RAM is searched for traces the kernel
+// leaves for its own crash dumps (VMCOREINFO), or else for its symbol table itself.
+// Memory also holds traces that are wrong: a kernel that ran before a reboot, a
+// decompressed copy, a file in the page cache. So nothing is believed that is not
+// found twice: an address from VMCOREINFO must be where the page tables map it, the
+// page tables' kernel must carry the same version in three places, the symbol table
+// must give the addresses that VMCOREINFO gave. [Guest.Found] records each step.
+//
+// This is x86-64 today. What differs by architecture is how [Find] comes from
+// VMCOREINFO to [Guest.Tables] and [Guest.ImagePhys].
+package locate
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
+	"github.com/ovmigrate/ovmigrate/kernel/symbols"
+	"github.com/ovmigrate/ovmigrate/vmi"
+)
+
+// Layout of the x86-64 kernel image, Documentation/arch/x86/x86_64/mm.rst.
+const (
+	startKernelMap = 0xffff_ffff_8000_0000 // __START_KERNEL_map
+	imageSpace     = 1 << 30               // KERNEL_IMAGE_SIZE with KASLR
+	textBase       = 0xffff_ffff_8100_0000 // _text without KASLR
+	textAlign      = 2 << 20               // CONFIG_PHYSICAL_ALIGN
+)
+
+// Guest is a kernel found in guest memory. Its fields are not to be modified.
+type Guest struct {
+	// Release is what uname -r prints; Banner the first line of the kernel log.
+	Release, Banner string
+
+	VirtBase    uint64 // virtual address of _text
+	KASLROffset uint64 // distance of _text from where it was linked; 0 with nokaslr
+	PhysBase    int64  // phys_base: see ImagePhys
+
+	Root    vmi.Phys // init_top_pgt, the kernel's own top-level page table
+	Levels  int      // 4 or 5
+	EncMask uint64   // sme_mask, 0 in a guest whose memory is not encrypted
+
+	Symbols    *symbols.Table
+	VMCoreInfo VMCoreInfo // empty if it was damaged or missing
+
+	// BTF is the type description of vmlinux, nil if the kernel has none
+	// (CONFIG_DEBUG_INFO_BTF). It may be guest memory itself: valid until the
+	// Memory is closed, and a hostile guest can change it under its reader.
+	BTF []byte
+
+	// Found says how each thing was found, in order.
+	Found []Step
+}
+
+// Step is one thing that Find found: What it is, How it was found, and the Check
+// by which it was confirmed.
+type Step struct{ What, How, Check string }
+
+// Options changes how Find works. The zero value and nil are right for nearly all.
+type Options struct {
+	// SystemMap replaces the symbol table in guest memory, for a kernel built
+	// without CONFIG_KALLSYMS. Its addresses are those of the file; it must
+	// belong to the very kernel that runs, which is checked.
+	SystemMap io.Reader
+
+	// IgnoreVMCoreInfo finds the kernel by its symbol table alone.
+	IgnoreVMCoreInfo bool
+
+	Logger *slog.Logger // nil: no log
+}
+
+func (o *Options) log() *slog.Logger {
+	if o == nil || o.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Logger
+}
+
+// VMCoreInfoer is a Memory that was given VMCOREINFO from outside the guest's RAM:
+// the note of an ELF or kdump file.
+type VMCoreInfoer interface {
+	// VMCoreInfo returns the text, nil if there is none.
+	VMCoreInfo() []byte
+}
+
+// Sparse is a Memory that knows which of its bytes were never written.
+type Sparse interface {
+	// Data returns the ranges outside of which all memory reads as zeros: sorted,
+	// disjoint, within Ranges.
+	Data() []vmi.Range
+}
+
+// Tables returns the kernel's own page tables: they map the kernel image, the
+// direct map, vmalloc, vmemmap and modules, and no process.
+func (g *Guest) Tables(mem vmi.Memory) paging.Tables {
+	return paging.Tables{Mem: mem, Root: g.Root, Levels: g.Levels, EncMask: g.EncMask}
+}
+
+// ImagePhys returns the guest-physical address behind a virtual address of the
+// kernel image: va - 0xffffffff80000000 + phys_base, without a page walk. ok is
+// false outside the 1 GiB that the image may lie in.
+func (g *Guest) ImagePhys(va uint64) (pa vmi.Phys, ok bool) {
+	if va < startKernelMap || va-startKernelMap >= imageSpace {
+		return 0, false
+	}
+	return vmi.Phys(va - startKernelMap + uint64(g.PhysBase)), true
+}
+
+func (g *Guest) step(what, how, check string) {
+	g.Found = append(g.Found, Step{What: what, How: how, Check: check})
+}
+
+// Find looks for the Linux kernel in mem. It reads all of the guest's RAM once, a
+// few bytes a page. mem's abilities VMCoreInfoer, Sparse, vmi.Viewer and vmi.CPUs are
+// used where it has them.
+//
+// The error wraps ErrNoKernel if there is no trace of one, ErrCorrupt if there are
+// traces that contradict each other, ErrAmbiguous if there are several kernels, or is
+// ctx's.
+func Find(ctx context.Context, mem vmi.Memory, o *Options) (*Guest, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	f := &finder{ctx: ctx, mem: mem, o: o, log: o.log()}
+	f.viewer, _ = mem.(vmi.Viewer)
+	return f.find()
+}
