@@ -64,7 +64,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is done")
 	f.BoolVar(&a.progress, "progress", false, "show progress even if standard error is no terminal")
 
-	root.AddCommand(a.infoCommand(), a.psCommand(), a.mapsCommand(), a.memCommand(),
+	root.AddCommand(a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand())
 	return root
 }

@@ -1,0 +1,3 @@
+package main
+import "github.com/ovmigrate/ovmigrate/kernel"
+func cgroupPath(t *kernel.Task) (string, error) { return "", nil }
