@@ -180,3 +180,16 @@ func (m *MM) SpecialName(v *VMA) (string, error) {
 	}
 	return "", nil
 }
+
+type vdsoImage struct {
+	Data Addr `k:"data"`
+}
+
+var vdsoImageLayout = LayoutOf[vdsoImage]("vdso_image")
+
+// VDSOData returns where the kernel keeps the pages of a vDSO, given the address of
+// its vdso_image (MM.VDSOImage). Source: arch/x86/entry/vdso/vma.c:vdso_fault.
+func (k *Kernel) VDSOData(image Addr) (Addr, error) {
+	i, err := vdsoImageLayout.Load(k, image)
+	return i.Data, err
+}
