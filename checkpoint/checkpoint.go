@@ -67,7 +67,7 @@ func Capture(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options) 
 	if err != nil {
 		return nil, err
 	}
-	if s.c.issues.refused() && !s.c.opts.AllowIssues {
+	if refused(s.c.issues.all) && !s.c.opts.AllowIssues {
 		return nil, &IssuesError{s.c.issues.all}
 	}
 	return s, nil

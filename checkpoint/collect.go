@@ -34,11 +34,13 @@ type collector struct {
 	now    kernel.Clocks
 	held   bool // the threads are off the CPU and stay there
 
-	wasStopped bool   // by the guest, before we came
-	cgSet      uint32 // 0: none
-	files      *fileTable
-	areas      []area
-	shmem      map[uint64]*kernel.File // anonymous shared memory, by inode
+	wasStopped     bool     // by the guest, before we came
+	foreignSession bool     // the leader of its session is another process
+	external       []string // keys of files that lead out of the process
+	cgSet          uint32   // 0: none
+	files          *fileTable
+	areas          []area
+	shmem          map[uint64]*kernel.File // anonymous shared memory, by inode
 
 	out images
 }
@@ -48,8 +50,8 @@ type images struct {
 	inventory *inventory.InventoryEntry
 	pstree    *pstree.PstreeEntry
 	ids       *criu_core.TaskKobjIdsEntry
-	cores     map[kernel.PID]*criu_core.CoreEntry
-	order     []kernel.PID // of the cores, leader first
+	cores     map[uint32]*criu_core.CoreEntry // by thread number in the images
+	order     []uint32                        // of the cores, leader first
 	mm        *mm.MmEntry
 	fs        *fs.FsEntry
 	fdinfo    []*fdinfo.FdinfoEntry
@@ -77,6 +79,7 @@ func collect(k *kernel.Kernel, t *kernel.Task, held bool, opts Options) (*collec
 		{"open files", c.openFiles},
 		{"memory map", func() (err error) { c.out.mm, err = c.memory(); return err }},
 		{"threads", c.threads},
+		{"sharing", c.shares},
 	} {
 		if err := step.do(); err != nil {
 			return nil, fmt.Errorf("pid %d (%s): %s: %w", t.PID, t.Comm, step.name, err)
@@ -91,16 +94,7 @@ func collect(k *kernel.Kernel, t *kernel.Task, held bool, opts Options) (*collec
 func (c *collector) openMM() (err error) {
 	c.mm, err = c.leader.MM()
 	if err == nil && c.mm.IOCtxTable != 0 {
-		err = c.aio()
-	}
-	return err
-}
-
-// aio refuses AIO contexts: their rings are shared with the kernel.
-func (c *collector) aio() error {
-	n, err := c.k.IOContexts(c.mm.IOCtxTable)
-	if err == nil && n > 0 {
-		c.issues.refuse("aio", "%d asynchronous I/O contexts", n)
+		c.issues.refuse("aio", "has asynchronous I/O contexts (io_setup)")
 	}
 	return err
 }
@@ -128,7 +122,7 @@ func (c *collector) threads() error {
 	if err != nil {
 		return err
 	}
-	c.out.cores = make(map[kernel.PID]*criu_core.CoreEntry)
+	c.out.cores = make(map[uint32]*criu_core.CoreEntry)
 	for t, err := range c.leader.Threads() {
 		if err != nil {
 			return err
@@ -137,7 +131,7 @@ func (c *collector) threads() error {
 			return fmt.Errorf("thread %d: %w", t.PID, err)
 		}
 	}
-	core := c.out.cores[c.leader.PID]
+	core := c.out.cores[*c.out.pstree.Pid]
 	if core == nil {
 		return fmt.Errorf("the leader is not among the threads: %w", kernel.ErrCorrupt)
 	}
@@ -155,10 +149,7 @@ func (c *collector) thread(t *kernel.Task, acts *[kernel.NSig]kernel.SigAction, 
 	case t.Ptrace != 0:
 		c.issues.refuse(thread(t), "is being traced")
 	}
-	if !c.held && (t.OnCPU != 0 || t.State == kernel.TaskRunning) {
-		return nil // has no saved registers to look at; a checkpoint holds it first
-	}
-	if t.OnCPU != 0 {
+	if c.held && t.OnCPU != 0 {
 		return fmt.Errorf("is running: %w", kernel.ErrCorrupt)
 	}
 	core, err := c.threadCore(t, acts, shared)
@@ -169,9 +160,9 @@ func (c *collector) thread(t *kernel.Task, acts *[kernel.NSig]kernel.SigAction, 
 	if err != nil {
 		return err
 	}
-	tid := nums[len(nums)-1].PID
-	c.out.cores[t.PID] = core
+	tid := uint32(nums[len(nums)-1].PID)
+	c.out.cores[tid] = core
 	c.out.order = append(c.out.order, tid)
-	c.out.pstree.Threads = append(c.out.pstree.Threads, uint32(tid))
+	c.out.pstree.Threads = append(c.out.pstree.Threads, tid)
 	return nil
 }

@@ -43,9 +43,11 @@ func (c *collector) threadCore(t *kernel.Task, acts *[kernel.NSig]kernel.SigActi
 	if err != nil {
 		return nil, err
 	}
-	info, err := c.threadInfo(t, attr, deliverable(masks.Mask(), acts, private, shared))
-	if err != nil {
-		return nil, err
+	var info *core_x86.ThreadInfoX86
+	if c.held { // else the registers may be in the processor
+		if info, err = c.threadInfo(t, attr, deliverable(masks.Mask(), acts, private, shared)); err != nil {
+			return nil, err
+		}
 	}
 	cr, err := c.creds(t, attr)
 	if err != nil {
@@ -70,7 +72,7 @@ func (c *collector) threadCore(t *kernel.Task, acts *[kernel.NSig]kernel.SigActi
 		tc.BlkSigset = new(masks.Mask())
 	}
 	c.sched(t, attr, tc)
-	if err := c.rseq(t, attr, tc, info.Gpregs); err != nil {
+	if err := c.rseq(attr, tc, info); err != nil {
 		return nil, err
 	}
 	if err := c.seccomp(t, tc); err != nil {
@@ -93,7 +95,7 @@ func (c *collector) threadInfo(t *kernel.Task, attr *kernel.TaskAttr, signaled b
 	if regs.Compat() {
 		c.issues.refuse(thread(t), "runs 32-bit code")
 	}
-	if regs.InSyscall() && int64(regs.AX) == enosys && c.held {
+	if regs.InSyscall() && int64(regs.AX) == enosys {
 		c.issues.refuse(thread(t), "is still in system call %d", regs.OrigAX)
 	}
 	restart(regs, signaled)
@@ -142,8 +144,8 @@ func (c *collector) sched(t *kernel.Task, a *kernel.TaskAttr, tc *criu_core.Thre
 // rseq encodes the restartable-sequences area and leaves a critical section in
 // which the thread was held, as the kernel would have on a preemption. Source:
 // kernel/rseq.c:rseq_ip_fixup, criu/cr-dump.c:fixup_thread_rseq.
-func (c *collector) rseq(t *kernel.Task, a *kernel.TaskAttr, tc *criu_core.ThreadCoreEntry, r *core_x86.UserX86RegsEntry) error {
-	if a.Rseq == 0 {
+func (c *collector) rseq(a *kernel.TaskAttr, tc *criu_core.ThreadCoreEntry, info *core_x86.ThreadInfoX86) error {
+	if a.Rseq == 0 || info == nil {
 		return nil
 	}
 	size := a.RseqLen
@@ -171,8 +173,8 @@ func (c *collector) rseq(t *kernel.Task, a *kernel.TaskAttr, tc *criu_core.Threa
 	if err != nil {
 		return err
 	}
-	if *r.Ip-start < length {
-		*r.Ip = abort
+	if ip := info.Gpregs.Ip; *ip-start < length {
+		*ip = abort
 	}
 	return nil
 }

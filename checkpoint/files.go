@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
@@ -98,9 +97,6 @@ func (c *collector) fsStruct() error {
 		return fmt.Errorf("root: %w", err)
 	}
 	c.out.fs = &fs.FsEntry{CwdId: &cwd, RootId: &root, Umask: &f.Umask}
-	if f.Users > int(len(c.out.order)) && f.Users > 1 {
-		c.sharedFS = f.Users
-	}
 	return nil
 }
 
@@ -132,14 +128,6 @@ func (t *fileTable) open(fd kernel.FD) (id uint32, ok bool, err error) {
 		err = t.pipe(id, f)
 	case kernel.KindFIFO:
 		err = t.fifo(id, what, f)
-	case kernel.KindEventFD:
-		err = t.eventfd(id, what, f)
-	case kernel.KindEpoll:
-		err = t.epoll(id, f)
-	case kernel.KindTimerFD:
-		err = t.timerfd(id, what, f)
-	case kernel.KindSignalFD:
-		err = t.signalfd(id, f)
 	default:
 		t.c.issues.refuse(what, "is %s (%s), which is not carried yet", t.nameOf(f), f.Kind)
 		return id, false, nil
@@ -234,7 +222,7 @@ func (t *fileTable) regEntry(id uint32, what string, f *kernel.File, mapped bool
 		if appending := f.Flags&(kernel.OAppend|kernel.OAccMode) == kernel.OAppend|kernel.OWrOnly; !appending || mapped {
 			e.Size = new(uint64(inode.Size))
 		}
-		if stableSize(f.SB) == false {
+		if !stableSize(f.SB) {
 			e.Size = nil
 		}
 	}
@@ -290,5 +278,3 @@ func (t *fileTable) fown(f *kernel.File) (*fown.FownEntry, error) {
 		Uid: &o.UID, Euid: &o.EUID, Signum: new(uint32(o.Signum)), PidType: &o.PIDType, Pid: new(uint32(o.PID)),
 	}, nil
 }
-
-var errNotFile = errors.New("not a file of that kind")

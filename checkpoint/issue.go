@@ -79,8 +79,8 @@ func (s *issues) approximate(what, format string, args ...any) {
 	s.all = append(s.all, Issue{s.pid, what, Approximated, fmt.Sprintf(format, args...)})
 }
 
-func (s *issues) refused() bool {
-	for _, i := range s.all {
+func refused(all []Issue) bool {
+	for _, i := range all {
 		if i.Severity == Refused {
 			return true
 		}

@@ -181,15 +181,11 @@ func (c *collector) fileVMA(v *kernel.VMA, ve *vma.VmaEntry, what string) error 
 	}
 	*ve.Pgoff = v.PgOff * pageSize
 	shared := v.Flags&kernel.VMMayShare != 0
-	if shared && f.IsSharedAnon() {
+	if shared && f.Kind == kernel.KindShm {
 		*ve.Status |= vmaAnonShared
 		*ve.Flags |= mapAnonymous
-		ino, err := f.Inode()
-		if err != nil {
-			return err
-		}
-		*ve.Shmid = ino.Ino
-		c.shmem[ino.Ino] = f
+		*ve.Shmid = f.Inode.Ino
+		c.shmem[f.Inode.Ino] = f
 		return nil
 	}
 	if v.Flags&(kernel.VMIO|kernel.VMPFNMap) != 0 {

@@ -47,13 +47,12 @@ type area struct {
 
 // pager plans and copies the private pages of one process.
 type pager struct {
-	k         *kernel.Kernel
-	mm        *kernel.MM
-	zero      uint64
-	hugeZero  uint64
-	issues    *issues
-	copied    func(bytes int64) // progress, may be nil
-	perWorker int
+	k        *kernel.Kernel
+	mm       *kernel.MM
+	zero     uint64
+	hugeZero uint64
+	issues   *issues
+	copied   func(bytes int64) // progress, may be nil
 }
 
 func newPager(k *kernel.Kernel, mm *kernel.MM, is *issues) (*pager, error) {
@@ -211,7 +210,7 @@ func (p *pager) writeWindow(ctx context.Context, w *criuimg.PageWriter, a *area,
 		if err := p.copyRuns(ctx, w, moved.runs, moved.offs); err != nil {
 			return err
 		}
-		plan.runs, plan.offs = moved.mergeInto(plan)
+		plan.adopt()
 	}
 	return nil
 }
@@ -250,20 +249,19 @@ func (w *window) moved() (*window, error) {
 	return m, nil
 }
 
-// mergeInto returns the runs of the second plan with their offsets, so that the
-// next comparison is against what was copied last.
-func (*window) mergeInto(plan *window) ([]run, []int64) {
-	offs := make([]int64, 0, len(plan.again))
-	i, done := 0, uint64(0)
-	for _, q := range plan.again {
-		for i < len(plan.runs) && plan.runs[i].va+plan.runs[i].pages*pageSize <= q.va {
+// adopt makes the second plan the first, so that the next comparison is against
+// what was copied last.
+func (w *window) adopt() {
+	offs := make([]int64, 0, len(w.again))
+	i := 0
+	for _, q := range w.again {
+		for w.runs[i].va+w.runs[i].pages*pageSize <= q.va {
 			i++
 		}
-		done = (q.va - plan.runs[i].va) / pageSize
-		offs = append(offs, plan.offs[i]+int64(done)*pageSize)
+		offs = append(offs, w.offs[i]+int64(q.va-w.runs[i].va))
 	}
-	runs := append([]run(nil), plan.again...)
-	return runs, offs
+	w.runs, w.again = w.again, w.runs
+	w.offs = offs
 }
 
 func equalRuns(a, b []run) bool {

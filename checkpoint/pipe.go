@@ -81,7 +81,7 @@ func (t *fileTable) pipeContents(f *kernel.File, named bool) (id uint32, err err
 		return id, nil
 	}
 	t.pipeIDs[id] = true
-	data, err := p.Data()
+	data, err := p.Data(p.Capacity())
 	if err != nil {
 		return 0, fmt.Errorf("contents of pipe:[%d]: %w", id, err)
 	}

@@ -4,8 +4,6 @@ import (
 	criu_core "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
-
-	"github.com/ovmigrate/ovmigrate/kernel"
 )
 
 // identity encodes the process's place among others, and checks that it lives in
@@ -80,36 +78,25 @@ func (c *collector) children() error {
 	return nil
 }
 
-// shares reports what the process has in common with processes that are not saved.
+// shares refuses what the process has in common with others that are not saved.
 func (c *collector) shares() error {
 	users, err := c.leader.FilesUsers()
 	if err != nil {
 		return err
 	}
-	threads := len(c.out.order)
-	if c.held && users > threads {
+	if users > len(c.out.order) {
 		c.issues.refuse("descriptor table", "is shared with another process")
 	}
-	if c.held && c.mm.Users > int32(threads) && threads > 0 {
-		c.approxMM()
+	if int(c.mm.Users) <= len(c.out.order) {
+		return nil
 	}
-	return nil
-}
-
-func (c *collector) approxMM() {
-	if c.vforkChild() {
-		c.issues.refuse("address space", "is shared with another process")
-	}
-}
-
-// vforkChild says whether another process runs in this address space.
-func (c *collector) vforkChild() bool {
+	// Readers of /proc count as users of the address space, so look who it is.
 	for t, err := range c.k.Tasks() {
 		if err == nil && t.MMAddr == c.mm.Addr && t.TGID != c.leader.TGID {
-			return true
+			c.issues.refuse("address space", "is shared with process %d (%s)", t.PID, t.Comm)
 		}
 	}
-	return false
+	return nil
 }
 
 // sessionOptions are the options that restore needs for the process's session.
@@ -119,5 +106,3 @@ func (c *collector) sessionOptions() []string {
 	}
 	return nil
 }
-
-var _ = kernel.PID(0)

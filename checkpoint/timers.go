@@ -20,6 +20,16 @@ func (c *collector) timers(t *kernel.Task) (*timer.TaskTimersEntry, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.Value == 0 {
+		// The kernel starts it again when the program takes its SIGALRM, which is
+		// still pending; an interval of 0 says that it is not set at all.
+		r.Value = r.Interval
+	}
+	for _, t := range []*kernel.ITimer{&v, &p} {
+		if t.Value == 0 {
+			t.Interval = 0 // a disarmed timer; CRIU would arm it with its interval
+		}
+	}
 	e := &timer.TaskTimersEntry{Real: c.itimer("ITIMER_REAL", r), Virt: c.itimer("ITIMER_VIRTUAL", v), Prof: c.itimer("ITIMER_PROF", p)}
 	posix, err := t.PosixTimers(c.now)
 	if err != nil {
@@ -49,9 +59,6 @@ func (c *collector) itimer(name string, t kernel.ITimer) *timer.ItimerEntry {
 	if t.Value != 0 && t.Interval == 0 && !c.opts.OneShotTimers {
 		c.issues.approximate(name, "fires once; given an interval of ten years, as CRIU before 4.1 would drop it")
 		t.Interval = tenYears
-	}
-	if t.Value == 0 {
-		t.Interval = 0 // a disarmed timer; CRIU would arm it with its interval
 	}
 	isec, iusec := split(t.Interval, time.Microsecond)
 	vsec, vusec := split(max(t.Value, 0), time.Microsecond)

@@ -35,6 +35,7 @@ type PageReader struct {
 	runs  []Run
 	size  int64
 	pages io.ReaderAt
+	close []io.Closer
 }
 
 // NewPageReader reads a pagemap of kind k (Pagemap, PagemapShmem) completely.
@@ -120,6 +121,16 @@ func (r *PageReader) Size() int64 { return r.size }
 
 // SetPages gives the reader its pages file.
 func (r *PageReader) SetPages(pages io.ReaderAt) { r.pages = pages }
+
+// Close closes the files that the set opened for the reader, parents included.
+func (r *PageReader) Close() error {
+	var err error
+	for _, c := range r.close {
+		err = errors.Join(err, c.Close())
+	}
+	r.close = nil
+	return err
+}
 
 // Find returns the run that contains addr.
 func (r *PageReader) Find(addr uint64) (Run, bool) {

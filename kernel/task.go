@@ -236,3 +236,35 @@ func (t *Task) StateChar() byte {
 	}
 	return 'R'
 }
+
+// Children yields the processes whose parent is any thread of t's process,
+// zombies included. Source: task_struct.children of each thread.
+func (t *Task) Children() iter.Seq2[*Task, error] {
+	return func(yield func(*Task, error) bool) {
+		children, err := t.k.offsetOf("task_struct", "children")
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		sibling, err := t.k.offsetOf("task_struct", "sibling")
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for thread, err := range t.Threads() {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for n, err := range t.k.List(thread.Addr.Add(children)) {
+				if err != nil {
+					yield(nil, err)
+					return
+				}
+				if !yield(t.k.TaskAt(n - Addr(sibling))) {
+					return
+				}
+			}
+		}
+	}
+}

@@ -20,7 +20,7 @@ type TaskAttr struct {
 	RseqSig          uint32   `k:"rseq.sig|rseq_sig,opt"`
 	IOContext        Addr     `k:"io_context"`
 	IOUring          Addr     `k:"io_uring,opt"`
-	PerfEvents       Addr     `k:"perf_event_ctxp|perf_event_ctxp[0],opt"`
+	PerfEvents       Addr     `k:"perf_event_ctxp[0]|perf_event_ctxp,opt"`
 	UTask            Addr     `k:"utask,opt"`
 	VforkDone        Addr     `k:"vfork_done"`
 	SavedFutexFlags  uint32   `k:"futex_state,opt"`

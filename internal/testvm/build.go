@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -18,8 +20,13 @@ const diskSize = "4G"
 
 // tools are the programs that a build runs, with the Debian packages they are in.
 var tools = [][2]string{
-	{"debootstrap", "debootstrap"}, {"mke2fs", "e2fsprogs"}, {"gcc", "gcc"}, {"tar", "tar"},
-	{"xz", "xz-utils"}, {"unshare", "util-linux"}, {"go", "golang"},
+	{"debootstrap", "debootstrap"},
+	{"mke2fs", "e2fsprogs"},
+	{"gcc", "gcc"},
+	{"tar", "tar"},
+	{"xz", "xz-utils"},
+	{"unshare", "util-linux"},
+	{"go", "golang"},
 }
 
 // Build makes the image of a suite unless it is there. It needs root, the tools
@@ -48,6 +55,10 @@ func Build(ctx context.Context, suite string, log io.Writer) (*Image, error) {
 	if img, err := FindImage(suite); err == nil {
 		return img, nil // somebody else built it while we waited
 	}
+	if err := checkSpace(cache); err != nil {
+		return nil, err
+	}
+	sweep(cache, suite)
 	b := &builder{Suite: s, cache: cache, log: log, start: time.Now()}
 	if err := b.base(ctx); err != nil {
 		return nil, fmt.Errorf("build guest %s: %w", suite, err)
@@ -76,6 +87,20 @@ func checkTools() error {
 	return nil
 }
 
+// checkSpace wants room for both guests and what is unpacked on the way.
+func checkSpace(dir string) error {
+	const need = 4 << 30
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return err
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < need {
+		return fmt.Errorf("building a guest needs %d GiB in %s, which has %.1f; make room or set OVM_CACHE",
+			need>>30, dir, float64(free)/(1<<30))
+	}
+	return nil
+}
+
 type builder struct {
 	Suite
 	cache string
@@ -87,14 +112,14 @@ func (b *builder) say(format string, args ...any) {
 	fmt.Fprintf(b.log, "%s: %s (%.0f s)\n", b.Name, fmt.Sprintf(format, args...), time.Since(b.start).Seconds())
 }
 
-// base runs debootstrap, in a mount namespace so that nothing it mounts outlives
-// it, and keeps the result as a tar file.
+// base runs debootstrap, in namespaces so that neither its mounts nor its processes
+// outlive it, and keeps the result as a tar file.
 func (b *builder) base(ctx context.Context) error {
 	dst := b.baseTar(b.cache)
 	if _, err := os.Stat(dst); err == nil {
 		return nil
 	}
-	tmp, err := os.MkdirTemp(b.cache, "tmp-base-")
+	tmp, err := os.MkdirTemp(b.cache, tmpPrefix+b.Name+"-")
 	if err != nil {
 		return err
 	}
@@ -108,7 +133,7 @@ cd "$2"
 rm -rf boot/initrd* var/cache/apt/*.bin var/cache/apt/archives/*.deb var/lib/apt/lists/* \
 	usr/share/doc usr/share/man usr/share/locale usr/share/info var/log/bootstrap.log debootstrap
 tar --one-file-system -cf ../base.tar .`
-	err = b.run(ctx, "unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh",
+	err = b.run(ctx, "unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh",
 		b.Name, root, strings.Join(b.Packages, ","))
 	if err != nil {
 		return err
@@ -117,7 +142,7 @@ tar --one-file-system -cf ../base.tar .`
 }
 
 func (b *builder) image(ctx context.Context) error {
-	tmp, err := os.MkdirTemp(b.cache, "tmp-image-")
+	tmp, err := os.MkdirTemp(b.cache, tmpPrefix+b.Name+"-")
 	if err != nil {
 		return err
 	}
@@ -189,6 +214,7 @@ func (b *builder) install(ctx context.Context, root, src string) error {
 		{"inittab", "etc/inittab", 0o644},
 		{"rcS", "opt/ovm/rcS", 0o755},
 		{"run-agent", "opt/ovm/run-agent", 0o755},
+		{"busy.sh", "opt/ovm/busy.sh", 0o755},
 	} {
 		data, err := sources.ReadFile("guestfs/" + f.from)
 		if err != nil {
@@ -300,6 +326,9 @@ func (b *builder) run(ctx context.Context, name string, args ...string) error {
 // runQuiet runs cmd; the end of its output goes into the error, nowhere else.
 func runQuiet(cmd *exec.Cmd) error {
 	cmd.WaitDelay = 5 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // whose death it is
+	defer runtime.UnlockOSThread()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")

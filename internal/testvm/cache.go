@@ -114,3 +114,39 @@ func prune(cache, prefix string) {
 		}
 	}
 }
+
+const tmpPrefix = "tmp-"
+
+// sweep removes what a killed build of the suite has left; its lock must be held.
+func sweep(cache, suite string) {
+	left, _ := filepath.Glob(filepath.Join(cache, tmpPrefix+suite+"-*"))
+	for _, d := range left {
+		_ = os.RemoveAll(d)
+	}
+}
+
+// Clean removes all images and what they were made from.
+func Clean() error {
+	cache, err := CacheDir()
+	if err != nil {
+		return err
+	}
+	for _, s := range suites {
+		unlock, err := lock(cache, "build-"+s.Name)
+		if err != nil {
+			return err
+		}
+		sweep(cache, s.Name)
+		for _, kind := range []string{"image-", "base-"} {
+			old, _ := filepath.Glob(filepath.Join(cache, kind+s.Name+"-*"))
+			for _, f := range old {
+				if err := os.RemoveAll(f); err != nil {
+					unlock()
+					return err
+				}
+			}
+		}
+		unlock()
+	}
+	return nil
+}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // DefaultCPU is the processor of a guest: all that TCG has (AVX2, PKU, SMAP), but
@@ -57,10 +58,12 @@ func (c Config) key() string { return fmt.Sprintf("%+v", c.withDefaults()) }
 // maxDir is what the path of a Unix socket (107 bytes) leaves for its directory.
 const maxDir = 107 - len("/library.qmp")
 
-// ramDir is where files go that are memory: a tmpfs if there is one.
-func ramDir() string {
+// ramDir is where a RAM file of the given size goes: a tmpfs if there is one with
+// room (that of a container is often 64 MiB, and QEMU dies where it runs out).
+func ramDir(size int64) string {
 	const shm = "/dev/shm"
-	if st, err := os.Stat(shm); err == nil && st.IsDir() {
+	var st syscall.Statfs_t
+	if syscall.Statfs(shm, &st) == nil && int64(st.Bavail)*st.Bsize > size {
 		return shm
 	}
 	return os.TempDir()

@@ -66,7 +66,7 @@ func checkBTF(b []byte) (int, error) {
 
 // btfByContent looks for BTF between _stext and _end.
 func (f *finder) btfByContent(g *Guest, img space) {
-	b, err := f.imageBytes(img, g.VirtBase)
+	b, err := f.imageBytes(img, g.VirtBase, g.VirtBase+maxImage)
 	if err != nil {
 		return
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -108,11 +107,6 @@ func (f *finder) fromTables(raw space, a symbols.Addrs) (*Guest, error) {
 	g.VirtBase = sym["_text"]
 	g.KASLROffset = g.VirtBase - textBase
 	img := f.image(g)
-	s, err := img.cstring(sym["linux_banner"], maxBanner)
-	if err != nil || !strings.HasPrefix(s, bannerTag) {
-		return nil, errNoBanner
-	}
-	g.Release, _, _ = strings.Cut(s[len(bannerTag):], " ")
 	if p, ok := sym["sme_me_mask"]; ok {
 		if b, err := img.read(p, 8); err == nil {
 			g.EncMask = binary.LittleEndian.Uint64(b)

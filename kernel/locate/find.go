@@ -40,29 +40,13 @@ func (f *finder) find() (*Guest, error) {
 		return nil, err
 	}
 	var kernels []*Guest
-	if !f.o.IgnoreVMCoreInfo {
-		cands, err := f.candidates()
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range cands {
-			if err := f.ctx.Err(); err != nil {
-				return nil, err
-			}
-			g, err := f.fromInfo(c)
-			if err != nil {
-				f.reject("vmcoreinfo "+c.where[0], err)
-				continue
-			}
-			if !slices.ContainsFunc(kernels, g.same) {
-				kernels = append(kernels, g)
-			}
-		}
-	}
-	if len(kernels) == 0 {
+	for _, rung := range []func() ([]*Guest, error){f.byTrampoline, f.byVMCoreInfo, f.byContent} {
 		var err error
-		if kernels, err = f.byContent(); err != nil {
+		if kernels, err = rung(); err != nil {
 			return nil, err
+		}
+		if len(kernels) > 0 {
+			break
 		}
 	}
 	switch {
@@ -86,6 +70,27 @@ func (f *finder) reject(who string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rejects = append(f.rejects, rejected{who, err})
+}
+
+// byVMCoreInfo finds the kernels that left VMCOREINFO anywhere in memory.
+func (f *finder) byVMCoreInfo() ([]*Guest, error) {
+	cands, err := f.candidates()
+	if err != nil {
+		return nil, err
+	}
+	var kernels []*Guest
+	for _, c := range cands {
+		if err := f.ctx.Err(); err != nil {
+			return nil, err
+		}
+		g, err := f.fromInfo(c)
+		if err != nil {
+			f.reject("vmcoreinfo "+c.where[0], err)
+		} else if !slices.ContainsFunc(kernels, g.same) {
+			kernels = append(kernels, g)
+		}
+	}
+	return kernels, nil
 }
 
 // candidates returns the different VMCOREINFO texts in memory, the one given from
@@ -175,9 +180,6 @@ func (f *finder) fromInfo(c candidate) (*Guest, error) {
 	}
 	g.step("vmcoreinfo", where, fmt.Sprintf("page tables at %#x map _stext %#x to %#x as phys_base says",
 		uint64(g.Root), stext, uint64(img.phys(stext))))
-	if err := f.uts(g, img); err != nil {
-		return nil, err
-	}
 	if err := f.symbols(g, img, stext, root); err != nil {
 		return nil, err
 	}
@@ -209,26 +211,5 @@ func (f *finder) mapped(g *Guest, img space, stext, root uint64) error {
 	if got != want {
 		return fmt.Errorf("its page tables map _stext to %#x, not %#x", uint64(got), uint64(want))
 	}
-	return nil
-}
-
-// uts checks the release in the kernel's first UTS namespace, a variable.
-func (f *finder) uts(g *Guest, img space) error {
-	const (
-		size   = 512 // struct uts_namespace: six strings of 65 bytes near its begin
-		system = "Linux\x00"
-	)
-	addr, err := g.VMCoreInfo.Symbol("init_uts_ns")
-	if err != nil {
-		return nil
-	}
-	b, err := img.read(addr, size)
-	if err != nil {
-		return fmt.Errorf("init_uts_ns: %w", err)
-	}
-	if !bytes.Contains(b, []byte(system)) || !bytes.Contains(b, []byte(g.Release+"\x00")) {
-		return fmt.Errorf("init_uts_ns at %#x does not say Linux %s", uint64(img.phys(addr)), g.Release)
-	}
-	g.step("release "+g.Release, "OSRELEASE", "init_uts_ns has it too")
 	return nil
 }

@@ -51,61 +51,65 @@ func (f *finder) symbols(g *Guest, img space, stext, root uint64) error {
 	}
 	const agreed = "_stext and other addresses are those of VMCOREINFO"
 	if f.sysmap != nil {
-		t, err := symbols.ParseSystemMap(bytes.NewReader(f.sysmap), g.KASLROffset)
-		if err != nil {
-			return fmt.Errorf("System.map: %w", err)
-		}
-		if !check(t) {
-			return errors.New("System.map belongs to another kernel: _stext differs")
-		}
-		g.Symbols = t
-		g.step("symbols", "System.map", agreed)
-		return nil
+		return f.openSystemMap(g, check, agreed)
 	}
-	var layout symbols.Layout
-	a, ok := kallsymsAddrs(g.VMCoreInfo)
-	if ok {
-		var err error
-		g.Symbols, layout, err = symbols.Open(img.read, a, check)
+	if a, ok := kallsymsAddrs(g.VMCoreInfo); ok {
+		t, layout, err := symbols.Open(img.read, a, check)
 		if err == nil {
+			g.Symbols = t
 			g.step("symbols", fmt.Sprintf("kallsyms at VMCOREINFO's addresses: %v", layout), agreed)
 			return nil
 		}
 		f.reject("kallsyms at VMCOREINFO's addresses", err)
 	}
-	b, err := f.imageBytes(img, stext)
+	b, err := f.imageBytes(img, stext, stext+maxImage)
 	if err != nil {
 		return err
 	}
-	var last error
-	found := symbols.Search(b, stext, func(a symbols.Addrs) bool {
+	return f.searchSymbols(g, img, b, stext, check, agreed)
+}
+
+func (f *finder) openSystemMap(g *Guest, check func(*symbols.Table) bool, checked string) error {
+	t, err := symbols.ParseSystemMap(bytes.NewReader(f.sysmap), g.KASLROffset)
+	if err != nil {
+		return fmt.Errorf("System.map: %w", err)
+	}
+	if !check(t) {
+		return errors.New("System.map belongs to another kernel: its addresses differ")
+	}
+	g.Symbols = t
+	g.step("symbols", "System.map", checked)
+	return nil
+}
+
+// searchSymbols looks for the symbol table in b, the part of the image from addr.
+func (f *finder) searchSymbols(g *Guest, img space, b []byte, addr uint64, check func(*symbols.Table) bool, checked string) error {
+	var layout symbols.Layout
+	last := fmt.Errorf("%w from %#x", symbols.ErrFormat, uint64(img.phys(addr)))
+	found := symbols.Search(b, addr, func(a symbols.Addrs) (ok bool) {
 		g.Symbols, layout, last = symbols.Open(img.read, a, check)
 		return last == nil
 	})
 	if !found {
-		if last == nil {
-			last = symbols.ErrFormat
-		}
-		return fmt.Errorf("kernel %s at %#x: %w", g.Release, uint64(img.phys(stext)), last)
+		return last
 	}
-	g.step("symbols", fmt.Sprintf("kallsyms by content: %v", layout), agreed)
+	g.step("symbols", fmt.Sprintf("kallsyms by content: %v", layout), checked)
 	return nil
 }
 
-// imageBytes returns guest memory from addr to where the image must have ended.
-func (f *finder) imageBytes(img space, addr uint64) ([]byte, error) {
-	if f.viewer == nil {
-		return img.upTo(addr, maxRead) // copied: kept small
-	}
+// imageBytes returns guest memory from addr to end, or to where RAM or patience ends.
+func (f *finder) imageBytes(img space, addr, end uint64) ([]byte, error) {
 	r, ok := img.ram(addr)
 	if !ok {
 		return nil, fmt.Errorf("%#x: %w", addr, errOutside)
 	}
-	n := int(min(maxImage, uint64(r.End-img.phys(addr))))
-	if b := f.viewer.View(img.phys(addr), n); len(b) >= n {
-		return b[:n:n], nil
+	n := int(min(maxImage, end-addr, uint64(r.End-img.phys(addr))))
+	if f.viewer != nil {
+		if b := f.viewer.View(img.phys(addr), n); len(b) >= n {
+			return b[:n:n], nil
+		}
 	}
-	return img.upTo(addr, maxRead)
+	return img.read(addr, min(n, maxRead)) // copied: kept small
 }
 
 func kallsymsAddrs(v VMCoreInfo) (a symbols.Addrs, ok bool) {
@@ -125,7 +129,7 @@ func kallsymsAddrs(v VMCoreInfo) (a symbols.Addrs, ok bool) {
 	return a, ok
 }
 
-// finish checks what the symbols lead to, and reads banner and types.
+// finish checks what the symbols lead to, and reads version, notes and types.
 func (f *finder) finish(g *Guest, img space) error {
 	text, ok := g.Symbols.Lookup("_text")
 	if !ok {
@@ -143,23 +147,30 @@ func (f *finder) finish(g *Guest, img space) error {
 		if v := int64(binary.LittleEndian.Uint64(b)); v != g.PhysBase {
 			return fmt.Errorf("the variable phys_base is %#x, not %#x", v, g.PhysBase)
 		}
-		g.step(fmt.Sprintf("phys_base %#x", g.PhysBase), "the variable", "the same as was used to find it")
+		g.step(fmt.Sprintf("phys_base %#x", g.PhysBase), "place of the kernel image", "the variable phys_base says the same")
 	}
 	if err := f.banner(g, img); err != nil {
 		return err
 	}
+	if err := f.uts(g, img); err != nil {
+		return err
+	}
+	f.attachInfo(g)
 	f.btf(g, img)
 	return nil
 }
 
-// banner reads linux_banner, a constant, and checks that it is of g.Release.
+// banner reads linux_banner, a constant. It sets g.Release, or checks it.
 func (f *finder) banner(g *Guest, img space) error {
-	tag := bannerTag + g.Release + " "
+	tag := bannerTag
+	if g.Release != "" {
+		tag += g.Release + " "
+	}
 	addr, ok := g.Symbols.Lookup("linux_banner")
 	how := "linux_banner"
 	if !ok {
 		how = "content of the kernel image"
-		b, err := f.imageBytes(img, g.VirtBase)
+		b, err := f.imageBytes(img, g.VirtBase, g.VirtBase+maxImage)
 		if err != nil {
 			return err
 		}
@@ -174,9 +185,105 @@ func (f *finder) banner(g *Guest, img space) error {
 		return fmt.Errorf("linux_banner: %w", err)
 	}
 	if !strings.HasPrefix(s, tag) {
-		return fmt.Errorf("linux_banner is %.60q, not of %s", s, g.Release)
+		return fmt.Errorf("linux_banner is %.60q, not %q", s, tag)
 	}
-	g.Banner = strings.TrimSuffix(s, "\n")
-	g.step("banner", how, "it names release "+g.Release)
+	release, _, _ := strings.Cut(s[len(bannerTag):], " ")
+	check := "the symbols have it here"
+	if g.Release != "" {
+		check = "it is of the release in OSRELEASE"
+	}
+	g.Release, g.Banner = release, strings.TrimSuffix(s, "\n")
+	g.step("banner", how, check)
+	return nil
+}
+
+// uts checks the release in the kernel's first UTS namespace, a variable.
+func (f *finder) uts(g *Guest, img space) error {
+	const (
+		size   = 512 // struct uts_namespace: six strings of 65 bytes near its begin
+		system = "Linux\x00"
+	)
+	addr, ok := g.Symbols.Lookup("init_uts_ns")
+	if !ok {
+		var err error
+		if addr, err = g.VMCoreInfo.Symbol("init_uts_ns"); err != nil {
+			return nil
+		}
+	}
+	b, err := img.read(addr, size)
+	if err != nil {
+		return fmt.Errorf("init_uts_ns: %w", err)
+	}
+	if !bytes.Contains(b, []byte(system)) || !bytes.Contains(b, []byte(g.Release+"\x00")) {
+		return fmt.Errorf("init_uts_ns at %#x does not say Linux %s", uint64(img.phys(addr)), g.Release)
+	}
+	g.step("release "+g.Release, "linux_banner", "the variable init_uts_ns says the same")
+	return nil
+}
+
+// attachInfo reads VMCOREINFO where the kernel's variable vmcoreinfo_data points,
+// for a kernel that was found without. It must be of this very kernel.
+func (f *finder) attachInfo(g *Guest) {
+	if len(g.VMCoreInfo.values) != 0 {
+		return
+	}
+	text, how, err := f.infoText(g)
+	if err == nil {
+		v := ParseVMCoreInfo(text)
+		if err = g.agrees(v); err == nil {
+			g.VMCoreInfo = v
+			g.step("vmcoreinfo", how, "its OSRELEASE, KERNELOFFSET, phys_base and _stext are those found")
+			return
+		}
+	}
+	f.reject("vmcoreinfo of the kernel", err)
+	g.step("vmcoreinfo", "not usable", err.Error())
+}
+
+func (f *finder) infoText(g *Guest) (text []byte, how string, err error) {
+	if m, ok := f.mem.(VMCoreInfoer); ok {
+		if text := m.VMCoreInfo(); len(text) > 0 {
+			return text, "of the dump file", nil
+		}
+	}
+	img := f.image(g)
+	addr, ok := g.Symbols.Lookup("vmcoreinfo_data")
+	if !ok {
+		return nil, "", errors.New("there is no symbol vmcoreinfo_data")
+	}
+	p, err := img.read(addr, 8)
+	if err != nil {
+		return nil, "", err
+	}
+	at, _, err := g.Tables(f.mem).Translate(binary.LittleEndian.Uint64(p))
+	if err != nil {
+		return nil, "", err
+	}
+	text, err = space{mem: f.mem, viewer: f.viewer}.upTo(uint64(at), maxInfo)
+	return text, fmt.Sprintf("at %#x, where vmcoreinfo_data points", uint64(at)), err
+}
+
+// agrees says whether v describes the kernel g.
+func (g *Guest) agrees(v VMCoreInfo) error {
+	release, err := v.String("OSRELEASE")
+	if err != nil {
+		return err
+	}
+	offset, err := v.KernelOffset()
+	if err != nil {
+		return err
+	}
+	phys, err := v.Number("phys_base")
+	if err != nil {
+		return err
+	}
+	stext, err := v.Symbol("_stext")
+	if err != nil {
+		return err
+	}
+	known, _ := g.Symbols.Lookup("_stext")
+	if release != g.Release || offset != g.KASLROffset || phys != g.PhysBase || stext != known {
+		return fmt.Errorf("it is of kernel %s, KERNELOFFSET=%x, phys_base %#x", release, offset, phys)
+	}
 	return nil
 }

@@ -2,13 +2,16 @@
 // nothing known about it: its version, where it was loaded, how far its addresses
 // were randomised, its page tables, its symbols and its types.
 //
-// There is no header to read. The guest's RAM is searched for traces the kernel
-// leaves for its own crash dumps (VMCOREINFO), or else for its symbol table itself.
+// There is no header to read. Three traces lead to the kernel, tried in this order:
+// the page table below 1 MiB with which it starts further processors, which takes
+// the same time whatever the size of memory; the text it leaves for crash dumps
+// (VMCOREINFO), somewhere in memory; its symbol table, known by its content.
+//
 // Memory also holds traces that are wrong: a kernel that ran before a reboot, a
 // decompressed copy, a file in the page cache. So nothing is believed that is not
-// found twice: an address from VMCOREINFO must be where the page tables map it, the
-// page tables' kernel must carry the same version in three places, the symbol table
-// must give the addresses that VMCOREINFO gave. [Guest.Found] records each step.
+// found twice: symbols must be where the page tables map them, the variable
+// phys_base must say what was computed, the version must be the same in the banner,
+// in a variable and in VMCOREINFO. [Guest.Found] records each step.
 //
 // This is x86-64 today. What differs by architecture is how [Find] comes from
 // VMCOREINFO to [Guest.Tables] and [Guest.ImagePhys].
@@ -46,7 +49,7 @@ type Guest struct {
 	EncMask uint64   // sme_mask, 0 in a guest whose memory is not encrypted
 
 	Symbols    *symbols.Table
-	VMCoreInfo VMCoreInfo // empty if it was damaged or missing
+	VMCoreInfo VMCoreInfo // empty if it is damaged or missing
 
 	// BTF is the type description of vmlinux, nil if the kernel has none
 	// (CONFIG_DEBUG_INFO_BTF). It may be guest memory itself: valid until the
@@ -67,9 +70,6 @@ type Options struct {
 	// without CONFIG_KALLSYMS. Its addresses are those of the file; it must
 	// belong to the very kernel that runs, which is checked.
 	SystemMap io.Reader
-
-	// IgnoreVMCoreInfo finds the kernel by its symbol table alone.
-	IgnoreVMCoreInfo bool
 
 	Logger *slog.Logger // nil: no log
 }
@@ -115,8 +115,8 @@ func (g *Guest) step(what, how, check string) {
 	g.Found = append(g.Found, Step{What: what, How: how, Check: check})
 }
 
-// Find looks for the Linux kernel in mem. It reads all of the guest's RAM once, a
-// few bytes a page. mem's abilities VMCoreInfoer, Sparse, vmi.Viewer and vmi.CPUs are
+// Find looks for the Linux kernel in mem. It may have to read a few bytes of every
+// page, or everything. mem's abilities VMCoreInfoer, Sparse, vmi.Viewer and vmi.CPUs are
 // used where it has them.
 //
 // The error wraps ErrNoKernel if there is no trace of one, ErrCorrupt if there are

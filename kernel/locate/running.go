@@ -30,9 +30,6 @@ func (f *finder) running(kernels []*Guest) (*Guest, error) {
 	return nil, fmt.Errorf("%w: %s", ErrAmbiguous, strings.Join(names, ", "))
 }
 
-// topEntry is the last entry of a top-level table: it maps the kernel image.
-const topEntry = 511 * 8
-
 func (f *finder) byCR3(kernels []*Guest) *Guest {
 	src, ok := f.mem.(vmi.CPUs)
 	if !ok {
@@ -64,16 +61,6 @@ func (f *finder) byCR3(kernels []*Guest) *Guest {
 		}
 	}
 	return found
-}
-
-func (f *finder) topOf(root vmi.Phys) (uint64, bool) {
-	const frame = 0x000f_ffff_ffff_f000
-	b, err := space{mem: f.mem, viewer: f.viewer}.read(uint64(root)+topEntry, 8)
-	if err != nil {
-		return 0, false
-	}
-	e := binary.LittleEndian.Uint64(b)
-	return e & frame, e&1 != 0
 }
 
 // byClock compares xtime_sec in the kernels' timekeeper: in the first words of

@@ -134,30 +134,46 @@ func tokenTable(b []byte, hit int) (table, index int, ok bool) {
 
 // namesBefore looks backwards from the dictionary for the number of symbols and the
 // names behind it: only there does a walk over that many names end at markers that
-// agree with it.
+// agree with it. The number is padded to eight bytes with zeros, which few other
+// words are, and only in 7.x not.
 func namesBefore(b []byte, table int, budget *int) (names, num, n int) {
-	const least = 1024 // a kernel has more symbols
-	for num = (table - 4) &^ 3; num >= 0 && table-num < maxNames && *budget > 0; num -= 4 {
-		n = int(binary.LittleEndian.Uint32(b[num:]))
-		if n < least || n > maxSymbols || 2*n > table-num {
-			continue
-		}
-		// Padded to eight bytes, but in 7.x.
-		names = num + 4
-		if num%8 == 0 && binary.LittleEndian.Uint32(b[names:]) == 0 {
-			names = num + 8
-		}
-		k := &kallsyms{n: n}
-		for _, uleb := range []bool{true, false} {
-			k.names, k.uleb = b[names:table], uleb
-			markers, ok := k.scan()
-			*budget -= 64 + markEvery*len(k.marks)
-			if ok {
-				if _, ok := matchMarkers(b[names:table], len(k.names), uint64(names), markers); ok {
-					return names, num, n
-				}
+	aligns := [2]int{8, 4}
+	if table%8 != 0 {
+		aligns = [2]int{4, 8}
+	}
+	var k kallsyms
+	for _, align := range aligns {
+		for num = (table - 8) &^ (align - 1); num >= 0 && table-num < maxNames && *budget > 0; num -= align {
+			if n, ok := namesAt(&k, b[num:table], num, align, budget); ok {
+				return num + align, num, n
 			}
 		}
 	}
 	return 0, 0, 0
+}
+
+// namesAt says whether b, which is at offset base, begins with the number of symbols,
+// stored in size bytes, and the names follow it. k is scratch.
+func namesAt(k *kallsyms, b []byte, base, size int, budget *int) (n int, ok bool) {
+	const least = 1024 // a kernel has more symbols
+	w := uint64(binary.LittleEndian.Uint32(b))
+	if size == 8 {
+		w = binary.LittleEndian.Uint64(b)
+	}
+	if w < least || w > maxSymbols || 2*int(w) > len(b) {
+		return 0, false
+	}
+	b = b[size:]
+	k.n = int(w)
+	for _, uleb := range []bool{true, false} {
+		k.names, k.uleb = b, uleb
+		markers, ok := k.scan()
+		*budget -= 64 + markEvery*len(k.marks)
+		if ok {
+			if _, ok := matchMarkers(b, len(k.names), uint64(base+size), markers); ok {
+				return k.n, true
+			}
+		}
+	}
+	return 0, false
 }

@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,76 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ovmigrate/ovmigrate/vmi"
+	"github.com/ovmigrate/ovmigrate/vmi/internal/bareqemu"
 	"github.com/ovmigrate/ovmigrate/vmi/qmp"
 )
-
-// bare is a QEMU without an operating system, stopped before its first instruction.
-type bare struct {
-	dir, socket string
-	pid         int
-}
-
-func startQEMU(t testing.TB, args ...string) *bare {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("starts QEMU")
-	}
-	path, err := exec.LookPath("qemu-system-x86_64")
-	require.NoError(t, err, "this test needs qemu-system-x86_64 (Debian package qemu-system-x86), or -short")
-	dir, err := os.MkdirTemp("/dev/shm", "ovmigrate-qemu")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	b := &bare{dir: dir, socket: filepath.Join(dir, "qmp.sock")}
-	for i := range args {
-		args[i] = strings.ReplaceAll(args[i], "DIR", dir)
-	}
-	cmd := exec.Command(path, append([]string{
-		"-accel", "tcg", "-S", "-display", "none", "-nodefaults", "-qmp", "unix:" + b.socket + ",server=on,wait=off",
-	}, args...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started, ended := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // the thread that forks is the parent that dies
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			cmd.Wait()
-		}
-		close(ended)
-	}()
-	require.NoError(t, <-started)
-	b.pid = cmd.Process.Pid
-	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(b.socket); err == nil {
-			return b
-		}
-		select {
-		case <-ended:
-			t.Fatalf("QEMU ended: %s", stderr.String())
-		default:
-		}
-		require.True(t, time.Now().Before(deadline), "QEMU made no socket: %s", stderr.String())
-	}
-}
-
-// content makes a file of n random bytes for QEMU's generic loader.
-func content(t testing.TB, n int, seed uint64) (path string, data []byte) {
-	data = make([]byte, n)
-	rng := rand.New(rand.NewPCG(seed, 0))
-	for i := range data {
-		data[i] = byte(rng.Uint32())
-	}
-	path = filepath.Join(t.TempDir(), "content")
-	require.NoError(t, os.WriteFile(path, data, 0o600))
-	return path, data
-}
-
-func load(path string, addr uint64) []string {
-	return []string{"-device", fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", path, addr)}
-}
 
 const mib, gib = 1 << 20, 1 << 30
 
@@ -119,7 +49,7 @@ var machines = []struct {
 		ranges: []vmi.Range{{Start: 0, End: 2 * gib}, {Start: 4 * gib, End: 6 * gib}},
 	},
 	{
-		name: "anonymous, small, VGA", backing: "memory of process",
+		name: "small with VGA", backing: "memory of process",
 		args:   []string{"-M", "pc", "-m", "256", "-device", "VGA"},
 		ranges: []vmi.Range{{Start: 0, End: 256 * mib}},
 	},
@@ -166,12 +96,12 @@ func TestMachines(t *testing.T) {
 			var spots []spot
 			for i, r := range tt.ranges {
 				for j, addr := range []vmi.Phys{r.Start + 2*mib + 5, r.End - 8192} {
-					path, data := content(t, 8192, uint64(10*i+j))
+					path, data := bareqemu.Content(t, 8192, uint64(10*i+j))
 					spots = append(spots, spot{addr, data})
-					args = append(args[:len(args):len(args)], load(path, uint64(addr))...)
+					args = append(args[:len(args):len(args)], bareqemu.Load(path, uint64(addr))...)
 				}
 			}
-			b := startQEMU(t, args...)
+			b := bareqemu.Start(t, args...)
 			check := func(m vmi.Image) {
 				require.Equal(t, tt.ranges, m.Ranges())
 				for _, s := range spots {
@@ -192,14 +122,14 @@ func TestMachines(t *testing.T) {
 				}
 				require.Contains(t, strings.Join(m.(interface{ Backing() []string }).Backing(), " "), tt.backing)
 			}
-			m, err := vmi.Open(t.Context(), "qmp:"+b.socket, &vmi.Options{Writable: true})
+			m, err := vmi.Open(t.Context(), "qmp:"+b.QMP, &vmi.Options{Writable: true})
 			require.NoError(t, err)
 			defer m.Close()
 			check(m)
-			require.Equal(t, b.pid, m.(*WritableGuest).PID())
+			require.Equal(t, b.PID, m.(*WritableGuest).PID())
 			compareWrites(t, b, m)
 
-			p, err := vmi.Open(t.Context(), fmt.Sprintf("pid:%d", b.pid), &vmi.Options{Writable: true})
+			p, err := vmi.Open(t.Context(), fmt.Sprintf("pid:%d", b.PID), &vmi.Options{Writable: true})
 			if tt.pid != "" {
 				require.ErrorIs(t, err, ErrLayout)
 				require.ErrorContains(t, err, tt.pid)
@@ -230,7 +160,7 @@ func total(rs []vmi.Range) (n uint64) {
 }
 
 // compareWrites writes through m and reads back through QEMU's monitor.
-func compareWrites(t *testing.T, b *bare, m vmi.Image) {
+func compareWrites(t *testing.T, b *bareqemu.QEMU, m vmi.Image) {
 	g := m.(*WritableGuest)
 	for i, r := range m.Ranges() {
 		for _, addr := range []vmi.Phys{r.Start + 64*mib + 1, r.End - 20001, r.Start + 80*mib} {
@@ -245,8 +175,8 @@ func compareWrites(t *testing.T, b *bare, m vmi.Image) {
 	}
 }
 
-func pmemsave(t *testing.T, b *bare, c *qmp.Client, addr vmi.Phys, n int) []byte {
-	out := filepath.Join(b.dir, "pmem")
+func pmemsave(t *testing.T, b *bareqemu.QEMU, c *qmp.Client, addr vmi.Phys, n int) []byte {
+	out := filepath.Join(b.Dir, "pmem")
 	require.NoError(t, c.Execute(t.Context(), "pmemsave", map[string]any{"val": uint64(addr), "size": n, "filename": out}, nil))
 	data, err := os.ReadFile(out)
 	require.NoError(t, err)
@@ -267,8 +197,8 @@ func writeBoth(t *testing.T, w, r vmi.Image) {
 }
 
 func TestReadOnly(t *testing.T) {
-	b := startQEMU(t, "-M", "q35", "-m", "128M")
-	for _, s := range []string{"qmp:" + b.socket, fmt.Sprintf("pid:%d", b.pid)} {
+	b := bareqemu.Start(t, "-M", "q35", "-m", "128M")
+	for _, s := range []string{"qmp:" + b.QMP, fmt.Sprintf("pid:%d", b.PID)} {
 		m, err := vmi.Open(t.Context(), s, nil)
 		require.NoError(t, err)
 		_, isWriter := m.(vmi.Writer)
@@ -277,14 +207,14 @@ func TestReadOnly(t *testing.T) {
 		_, err = m.ReadPhys(make([]byte, 8), 0)
 		require.Error(t, err, "closed")
 	}
-	_, err := vmi.Open(t.Context(), b.socket, nil)
+	_, err := vmi.Open(t.Context(), b.QMP, nil)
 	require.ErrorContains(t, err, "write qmp:")
 }
 
 func TestControl(t *testing.T) {
-	b := startQEMU(t, "-M", "q35", "-m", "128M", "-smp", "3")
+	b := bareqemu.Start(t, "-M", "q35", "-m", "128M", "-smp", "3")
 	ctx := t.Context()
-	m, err := vmi.Open(ctx, "qmp:"+b.socket, nil)
+	m, err := vmi.Open(ctx, "qmp:"+b.QMP, nil)
 	require.NoError(t, err)
 	defer m.Close()
 	g := m.(*Guest)
@@ -347,7 +277,7 @@ func TestControl(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, g.Close())
 	require.NoError(t, resume())
-	c, err := qmp.Dial(ctx, b.socket)
+	c, err := qmp.Dial(ctx, b.QMP)
 	require.NoError(t, err)
 	var s struct{ Running bool }
 	require.NoError(t, c.Execute(ctx, "query-status", nil, &s))
@@ -356,12 +286,12 @@ func TestControl(t *testing.T) {
 }
 
 func TestSecondClient(t *testing.T) {
-	b := startQEMU(t, "-M", "q35", "-m", "128M")
-	m, err := vmi.Open(t.Context(), "qmp:"+b.socket, nil)
+	b := bareqemu.Start(t, "-M", "q35", "-m", "128M")
+	m, err := vmi.Open(t.Context(), "qmp:"+b.QMP, nil)
 	require.NoError(t, err)
 	defer m.Close()
 	start := time.Now()
-	_, err = vmi.Open(t.Context(), "qmp:"+b.socket, nil)
+	_, err = vmi.Open(t.Context(), "qmp:"+b.QMP, nil)
 	require.ErrorIs(t, err, qmp.ErrNoGreeting)
 	require.Less(t, time.Since(start), 5*time.Second)
 }
@@ -371,16 +301,16 @@ func TestQEMUVanishes(t *testing.T) {
 		{"-M", "q35", "-m", "128M"},
 		{"-M", "q35,memory-backend=ram", "-m", "128M", "-object", "memory-backend-file,id=ram,size=128M,share=on,mem-path=DIR/ram"},
 	} {
-		b := startQEMU(t, args...)
-		m, err := vmi.Open(t.Context(), "qmp:"+b.socket, &vmi.Options{Writable: true})
+		b := bareqemu.Start(t, args...)
+		m, err := vmi.Open(t.Context(), "qmp:"+b.QMP, &vmi.Options{Writable: true})
 		require.NoError(t, err)
-		p, err := vmi.Open(t.Context(), fmt.Sprintf("pid:%d", b.pid), nil)
+		p, err := vmi.Open(t.Context(), fmt.Sprintf("pid:%d", b.PID), nil)
 		require.NoError(t, err)
 		g := m.(*WritableGuest)
 		require.NoError(t, g.QMP().Execute(t.Context(), "cont", nil, nil))
 		resume, err := g.Pause(t.Context())
 		require.NoError(t, err)
-		require.NoError(t, syscall.Kill(b.pid, syscall.SIGKILL))
+		require.NoError(t, syscall.Kill(b.PID, syscall.SIGKILL))
 		<-g.QMP().Done()
 		require.ErrorIs(t, resume(), ErrGone)
 		_, err = m.ReadPhys(make([]byte, 8), 0)
@@ -409,8 +339,8 @@ func BenchmarkRead(b *testing.B) {
 		{"shared", machines[0].args},
 		{"anonymous", []string{"-M", "q35", "-m", "1G"}},
 	} {
-		q := startQEMU(b, append([]string(nil), ram.args...)...)
-		m, err := vmi.Open(b.Context(), "qmp:"+q.socket, &vmi.Options{Writable: true})
+		q := bareqemu.Start(b, append([]string(nil), ram.args...)...)
+		m, err := vmi.Open(b.Context(), "qmp:"+q.QMP, &vmi.Options{Writable: true})
 		require.NoError(b, err)
 		defer m.Close()
 		_, err = m.(vmi.Writer).WritePhys(make([]byte, 8*mib), 0)

@@ -116,15 +116,18 @@ func findRAM(maps []mapping, m *machine) (uint64, error) {
 		}
 	}
 	var found []uint64
-	for i := 0; i < len(maps); {
+	for i := range maps {
+		if !ramKind(&maps[i], want) {
+			continue
+		}
+		// QEMU's madvise may have split RAM; a neighbour of the same kind may adjoin.
 		j := i + 1
-		for j < len(maps) && joins(&maps[j-1], &maps[j]) {
+		for j < len(maps) && maps[j-1].end-maps[i].start < m.ram && joins(&maps[j-1], &maps[j]) {
 			j++
 		}
-		if maps[j-1].end-maps[i].start == m.ram && ramKind(&maps[i], want) {
+		if maps[j-1].end-maps[i].start == m.ram {
 			found = append(found, maps[i].start)
 		}
-		i = j
 	}
 	if len(found) != 1 {
 		return 0, fmt.Errorf("%d mappings of %d MiB look like RAM, not one", len(found), m.ram>>20)

@@ -18,7 +18,7 @@ func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 // session is what all commands that talk to a running guest begin with.
-func session(ctx context.Context, fl *flag.FlagSet, args []string) (*testvm.VM, error) {
+func session(ctx context.Context, fl *flag.FlagSet, args []string) (*testvm.Agent, error) {
 	dir := fl.String("dir", "", "directory of the guest")
 	_ = fl.Parse(args)
 	if *dir == "" {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
@@ -22,6 +21,7 @@ const usage = `usage:
   guest put -dir DIR [-mode OCTAL] PATH < FILE
   guest get -dir DIR PATH > FILE
   guest stop -dir DIR
+  guest clean                                  remove all images from the cache
 `
 
 // exitCode is an error that ends the program with a status and no message.
@@ -30,7 +30,7 @@ type exitCode int
 func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 var commands = map[string]func(ctx context.Context, args []string) error{
-	"build": build, "run": run, "exec": execute, "spawn": spawn, "put": put, "get": get, "stop": stop,
+	"build": build, "run": run, "exec": execute, "spawn": spawn, "put": put, "get": get, "stop": stop, "clean": clean,
 }
 
 func main() {
@@ -51,20 +51,25 @@ func main() {
 	}
 }
 
-func build(ctx context.Context, args []string) error {
+func build(ctx context.Context, args []string) (err error) {
 	if len(args) == 0 {
 		args = testvm.Suites()
 	}
+	// Debootstrap mostly waits for one download or one processor.
+	errs := make(chan error, len(args))
 	for _, suite := range args {
-		if strings.HasPrefix(suite, "-") {
-			fmt.Fprint(os.Stderr, usage)
-			return exitCode(2)
-		}
-		img, err := testvm.Build(ctx, suite, os.Stderr)
-		if err != nil {
-			return err
-		}
-		fmt.Println(img.Disk)
+		go func() {
+			img, err := testvm.Build(ctx, suite, os.Stderr)
+			if err == nil {
+				fmt.Println(img.Disk)
+			}
+			errs <- err
+		}()
 	}
-	return nil
+	for range args {
+		err = errors.Join(err, <-errs)
+	}
+	return err
 }
+
+func clean(context.Context, []string) error { return testvm.Clean() }

@@ -1,0 +1,87 @@
+package checkpoint
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/signal"
+)
+
+// holder is a process that is held.
+type holder interface {
+	verify() error
+	leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error
+	release(ctx context.Context)
+}
+
+func hold(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
+	if o.Hold == HoldStop {
+		return holdByStop(ctx, t, o)
+	}
+	return holdByStop(ctx, t, o)
+}
+
+// stopped is held by SIGSTOP.
+type stopped struct {
+	t   *kernel.Task
+	was bool // stopped before we came
+	sig signal.Options
+	sw  uint64 // context switches of all threads when it was stopped
+}
+
+func holdByStop(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
+	h := &stopped{t: t, sig: o.Signal, was: t.StateChar() == 'T'}
+	if _, err := signal.Stop(ctx, t, &o.Signal); err != nil {
+		return nil, err
+	}
+	sw, err := switches(t)
+	if err != nil {
+		h.release(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	h.sw = sw
+	return h, nil
+}
+
+// switches counts how often the process's threads left the CPU: an equal number
+// later proves that none has run in between.
+func switches(t *kernel.Task) (uint64, error) {
+	var n uint64
+	for u, err := range t.Threads() {
+		if err != nil {
+			return 0, err
+		}
+		n += u.NVCSW + u.NIVCSW + 1<<40 // and count the threads
+	}
+	return n, nil
+}
+
+func (h *stopped) verify() error {
+	sw, err := switches(h.t)
+	if err == nil && sw != h.sw {
+		err = fmt.Errorf("a thread ran")
+	}
+	return err
+}
+
+func (h *stopped) release(ctx context.Context) {
+	if !h.was {
+		signal.Continue(ctx, h.t, &h.sig)
+	}
+}
+
+func (h *stopped) leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error {
+	switch o.Leave {
+	case LeaveKilled:
+		_, err := signal.Kill(ctx, t, &o.Signal)
+		return err
+	case LeaveStopped:
+		return nil
+	}
+	if h.was {
+		return nil
+	}
+	_, err := signal.Continue(ctx, t, &o.Signal)
+	return err
+}
