@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/signal"
 )
 
 // app is what the commands share: where they write to and the flags of all.
@@ -64,8 +65,14 @@ func (a *app) rootCommand() *cobra.Command {
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is done")
 	f.BoolVar(&a.progress, "progress", false, "show progress even if standard error is no terminal")
 
-	root.AddCommand(a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(),
-		a.typeCommand(), a.symCommand(), a.objCommand())
+	root.AddCommand(
+		a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(),
+		a.typeCommand(), a.symCommand(), a.objCommand(),
+		a.signalCommand(),
+		a.sendCommand("stop", "Stop a process, as SIGSTOP does", signal.Stop),
+		a.sendCommand("cont", "Let a stopped process go on, as SIGCONT does", signal.Continue),
+		a.sendCommand("kill", "Kill a process, as SIGKILL does", signal.Kill),
+		a.checkCommand(), a.checkpointCommand(), a.verifyCommand(), a.migrateCommand())
 	return root
 }
 

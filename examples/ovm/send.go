@@ -41,7 +41,7 @@ func sendImages(ctx context.Context, a *app, dir, command string) error {
 		written <- errors.Join(err, w.Close())
 	}()
 	err = cmd.Wait()
-	unread, ierr := unix.IoctlGetInt(int(r.Fd()), unix.FIONREAD)
+	unread, ierr := unix.IoctlGetInt(int(r.Fd()), unix.TIOCINQ)
 	// Nobody will read what is still being written.
 	r.Close()
 	werr := <-written
