@@ -39,6 +39,9 @@ type Options struct {
 	// Progress is called from time to time with the bytes of memory copied and
 	// to be copied. It must be quick and safe for concurrent use.
 	Progress func(done, total int64)
+
+	// stopIsOurs says that a stopped process runs as far as its user knows.
+	stopIsOurs bool
 }
 
 func (o *Options) orDefault() Options {

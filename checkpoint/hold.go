@@ -10,6 +10,7 @@ import (
 
 // holder is a process that is held.
 type holder interface {
+	stopIsOurs() bool // the process is in a stop that it was not in before
 	verify() error
 	leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error
 	release(ctx context.Context)
@@ -56,6 +57,8 @@ func switches(t *kernel.Task) (uint64, error) {
 	}
 	return n, nil
 }
+
+func (h *stopped) stopIsOurs() bool { return !h.was }
 
 func (h *stopped) verify() error {
 	sw, err := switches(h.t)

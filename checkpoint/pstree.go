@@ -48,7 +48,7 @@ func (c *collector) identity() error {
 		return err
 	}
 	const stopStopped = 1 // SIGNAL_STOP_STOPPED
-	c.wasStopped = sa.Flags&stopStopped != 0
+	c.wasStopped = sa.Flags&stopStopped != 0 && !c.opts.stopIsOurs
 	return nil
 }
 

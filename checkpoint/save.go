@@ -134,7 +134,9 @@ const releaseTimeout = 30 * time.Second
 // while the guest runs on.
 func (r *Result) write(ctx context.Context, k *kernel.Kernel, pid kernel.PID, d *criuimg.Dir, o *SaveOptions, h holder) error {
 	paused := time.Now()
-	s, err := capturePaused(ctx, k, pid, &o.Options)
+	opts := o.Options
+	opts.stopIsOurs = h.stopIsOurs()
+	s, err := capturePaused(ctx, k, pid, &opts)
 	r.Pause = time.Since(paused)
 	if err != nil {
 		return err
