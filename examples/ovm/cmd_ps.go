@@ -37,7 +37,7 @@ type process struct {
 	PPID     kernel.PID        `json:"ppid"`
 	PGID     kernel.PID        `json:"pgid"`
 	SID      kernel.PID        `json:"sid"`
-	Comm     string            `json:"comm"`
+	Comm     string            `json:"comm"` // as /proc/PID/comm shows it
 	State    string            `json:"state"` // the letter that /proc/PID/stat shows
 	UID      uint32            `json:"uid"`
 	GID      uint32            `json:"gid"`
@@ -118,11 +118,14 @@ func processes(k *kernel.Kernel, threads bool) ([]process, error) {
 
 func readProcess(t *kernel.Task) (p process, err error) {
 	p = process{
-		PID: t.TGID, TID: t.PID, Comm: t.Comm, State: string(t.StateChar()), StartNS: t.BootTime,
+		PID: t.TGID, TID: t.PID, State: string(t.StateChar()), StartNS: t.BootTime,
 		Cmdline: []string{}, NS: map[string]uint32{},
 	}
 	fail := func(what string, err error) (process, error) {
 		return p, fmt.Errorf("pid %d: %s: %w", t.PID, what, err)
+	}
+	if p.Comm, err = procName(t); err != nil {
+		return fail("name", err)
 	}
 	if p.PPID, err = t.PPID(); err != nil {
 		return fail("parent", err)
@@ -182,7 +185,7 @@ func (a *app) printProcesses(all []process, threads bool) error {
 	}
 	t := newTable(a.stdout, heads...)
 	for _, p := range all {
-		command := strings.Join(p.Cmdline, " ")
+		command := strings.TrimRight(strings.Join(p.Cmdline, " "), " ")
 		switch {
 		case command == "":
 			command = "[" + p.Comm + "]"

@@ -62,11 +62,7 @@ func (a *app) signalFlags(c *cobra.Command) func(ctx context.Context, pid string
 			return usageError{err}
 		}
 		o := &signal.Options{Strategy: s, DryRun: dryRun, Timeout: timeout, Logger: a.logger()}
-		n := needWrite
-		if dryRun {
-			n = needRead
-		}
-		return a.process(ctx, n, pid, func(_ *guest, t *kernel.Task) error {
+		return a.process(ctx, needWrite, pid, func(_ *guest, t *kernel.Task) error {
 			r, err := send(ctx, t, o)
 			if err != nil {
 				return err

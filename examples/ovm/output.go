@@ -79,3 +79,10 @@ func (h hex) String() string { return fmt.Sprintf("%#x", uint64(h)) }
 
 // MarshalText makes h a JSON string.
 func (h hex) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (h *hex) UnmarshalText(b []byte) error {
+	v, err := strconv.ParseUint(string(b), 0, 64)
+	*h = hex(v)
+	return err
+}

@@ -64,7 +64,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 // signalError is the cause of a context that a signal has cancelled.
 type signalError struct{ sig os.Signal }
 
-func (e signalError) Error() string { return "interrupted by " + e.sig.String() }
+func (e signalError) Error() string {
+	if e.sig == os.Interrupt {
+		return "interrupted"
+	}
+	return "ended by signal: " + e.sig.String()
+}
 
 // withSignals returns a context that ends when the user or the system wants the
 // program to stop. What a command holds in the guest is let go by its deferred
