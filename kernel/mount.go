@@ -111,6 +111,16 @@ func (m *Mount) detached() (bool, error) {
 	return ns.Seq == 0 && mntNamespaceLayout.Has(m.k, "Seq"), nil
 }
 
+// ParentID returns the ID of the mount that m is mounted on; its own at the top of
+// a tree.
+func (m *Mount) ParentID() (int32, error) {
+	p, err := m.k.mountStructAt(m.Parent)
+	if err != nil {
+		return 0, err
+	}
+	return p.ID, nil
+}
+
 // SuperBlock returns the file system instance that m shows.
 func (m *Mount) SuperBlock() (*SuperBlock, error) { return m.k.SuperBlockAt(m.SB) }
 

@@ -81,17 +81,12 @@ type ttyFilePrivate struct {
 	File Addr `k:"file"`
 }
 
-type signalTTY struct {
-	TTY Addr `k:"tty"`
-}
-
 var (
 	ttyLayout        = LayoutOf[ttyFields]("tty_struct")
 	termiosLayout    = LayoutOf[Termios]("ktermios")
 	winsizeLayout    = LayoutOf[Winsize]("winsize")
 	ttyDriverLayout  = LayoutOf[ttyDriver]("tty_driver")
 	ttyPrivateLayout = LayoutOf[ttyFilePrivate]("tty_file_private")
-	signalTTYLayout  = LayoutOf[signalTTY]("signal_struct")
 )
 
 // TTYType is the sort of a terminal driver. The kernel's own numbers changed.
@@ -151,12 +146,12 @@ func (f *File) TTY() (*TTY, error) {
 }
 
 // ControllingTTY returns the controlling terminal of t's session, nil if it has
-// none. Source: kernel/signal: signal_struct.tty.
+// none. Source: signal_struct.tty.
 func (t *Task) ControllingTTY() (*TTY, error) {
 	if t.Signal == 0 {
 		return nil, nil
 	}
-	s, err := signalTTYLayout.Load(t.k, t.Signal)
+	s, err := t.SignalAttr()
 	if err != nil || s.TTY == 0 {
 		return nil, err
 	}
