@@ -33,7 +33,7 @@ type mapping struct {
 	Offset hex      `json:"offset"` // bytes
 	Dev    string   `json:"dev"`    // major:minor, hexadecimal
 	Inode  uint64   `json:"inode"`
-	Path   string   `json:"path"`
+	Path   string   `json:"path"`  // as /proc/PID/maps shows it, newlines as \012
 	Flags  []string `json:"flags"` // as VmFlags in /proc/PID/smaps
 }
 
@@ -70,11 +70,10 @@ func tryMappings(t *kernel.Task) ([]mapping, error) {
 func newMapping(mm *kernel.MM, v *kernel.VMA) (mapping, error) {
 	m := mapping{
 		Start: hex(v.Start), End: hex(v.End), Perms: v.Flags.String(), Dev: kernel.Dev{}.String(),
-		Flags: vmFlagNames(v.Flags),
+		Flags: vmFlagNames(mm.Kernel(), v.Flags),
 	}
-	if v.File == 0 {
-		var err error
-		m.Path, err = anonymousName(mm, v)
+	var err error
+	if m.Path, err = mm.Name(v); err != nil || v.File == 0 {
 		return m, err
 	}
 	// The kernel shows the offset of files only.
@@ -92,45 +91,7 @@ func newMapping(mm *kernel.MM, v *kernel.VMA) (mapping, error) {
 		return m, err
 	}
 	m.Inode, m.Dev = inode.Ino, sb.Dev.String()
-	path, err := f.UserPath()
-	if err != nil {
-		return m, err
-	}
-	name, err := mm.Kernel().PathName(path, kernel.Path{})
-	m.Path = name.String()
-	return m, err
-}
-
-// anonymousName returns the name that the kernel gives to a mapping without file.
-// Source: fs/proc/task_mmu.c:get_vma_name.
-func anonymousName(mm *kernel.MM, v *kernel.VMA) (string, error) {
-	name, err := mm.SpecialName(v)
-	switch {
-	case err != nil || name != "":
-		return name, err
-	case v.Start < mm.Brk && v.End > mm.StartBrk:
-		return "[heap]", nil
-	case v.Start <= mm.StartStack && v.End >= mm.StartStack:
-		return "[stack]", nil
-	case v.AnonName != 0:
-		return anonName(mm.Kernel(), v.AnonName)
-	}
-	return "", nil
-}
-
-// anonName returns the name given with prctl(PR_SET_VMA_ANON_NAME), as the kernel
-// shows it.
-func anonName(k *kernel.Kernel, a kernel.Addr) (string, error) {
-	o, err := k.Object("anon_vma_name", a)
-	if err != nil {
-		return "", err
-	}
-	if o, err = o.Field("name"); err != nil {
-		return "", err
-	}
-	const maxLen = 80 // ANON_VMA_NAME_MAX_LEN
-	name, err := k.CString(o.Addr(), maxLen)
-	return "[anon:" + name + "]", err
+	return m, nil
 }
 
 // vmFlagMnemonics are the names of VM_* flags by bit. Source:
@@ -139,9 +100,11 @@ var vmFlagMnemonics = map[int]string{
 	0: "rd", 1: "wr", 2: "ex", 3: "sh", 4: "mr", 5: "mw", 6: "me", 7: "ms", 8: "gd", 9: "um", 10: "pf",
 	12: "uw", 13: "lo", 14: "io", 15: "sr", 16: "rr", 17: "dc", 18: "de", 19: "lf", 20: "ac", 21: "nr",
 	22: "ht", 23: "sf", 24: "ar", 25: "wf", 26: "dd", 27: "sd", 28: "mm", 29: "hg", 30: "nh", 31: "mg",
+	// These moved: to where nothing else was before.
+	38: "ui", 40: "dp", 41: "ui", 42: "sl", 63: "sl",
 }
 
-func vmFlagNames(f kernel.VMFlags) []string {
+func vmFlagNames(k *kernel.Kernel, f kernel.VMFlags) []string {
 	names := []string{}
 	for bit := range 64 {
 		if f>>bit&1 == 0 {
@@ -152,6 +115,10 @@ func vmFlagNames(f kernel.VMFlags) []string {
 		case ok:
 		case bit >= 32 && bit < 36:
 			continue // the protection key
+		case bit == 37 && k.Types().HasFunc("shstk_alloc_thread_stack"):
+			name = "ss"
+		case bit == 37:
+			name = "ui" // before there were shadow stacks
 		default:
 			name = fmt.Sprintf("bit%d", bit)
 		}

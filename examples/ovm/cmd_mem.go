@@ -13,7 +13,8 @@ import (
 func (a *app) memCommand() *cobra.Command {
 	return a.command("mem PID ADDR LEN", "Write the memory of a process to standard output",
 		"mem writes LEN bytes of the user memory of process PID, from ADDR on, to standard\n"+
-			"output as they are. ADDR is hexadecimal; LEN may end in K, M or G.",
+			"output as they are. ADDR is hexadecimal; LEN may end in K, M or G. Memory that the\n"+
+			"process has not touched yet is what it would find there.",
 		func(c *cobra.Command, args []string) error {
 			addr, err := parseAddr(args[1])
 			if err != nil {
@@ -39,7 +40,7 @@ func (a *app) memCommand() *cobra.Command {
 const memChunk = 1 << 20
 
 func copyMemory(ctx context.Context, w io.Writer, t *kernel.Task, addr kernel.UserAddr, size uint64) error {
-	mm, err := t.MM()
+	mem, err := newUserMemory(t)
 	if err != nil {
 		return err
 	}
@@ -51,7 +52,7 @@ func copyMemory(ctx context.Context, w io.Writer, t *kernel.Task, addr kernel.Us
 		n := min(size, memChunk)
 		// What precedes an unreadable page is written: the reader of a pipe sees
 		// how far it went.
-		m, err := mm.ReadAt(buf[:n], addr)
+		m, err := mem.ReadAt(buf[:n], addr)
 		if _, werr := w.Write(buf[:m]); werr != nil {
 			return werr
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 )
 
 const longPS = `ps lists the processes of the guest, kernel threads included. Process numbers are those
@@ -37,7 +38,7 @@ type process struct {
 	PPID     kernel.PID        `json:"ppid"`
 	PGID     kernel.PID        `json:"pgid"`
 	SID      kernel.PID        `json:"sid"`
-	Comm     string            `json:"comm"` // as /proc/PID/comm shows it
+	Comm     string            `json:"comm"`  // as /proc/PID/comm shows it
 	State    string            `json:"state"` // the letter that /proc/PID/stat shows
 	UID      uint32            `json:"uid"`
 	GID      uint32            `json:"gid"`
@@ -141,18 +142,14 @@ func readProcess(t *kernel.Task) (p process, err error) {
 		return fail("credentials", err)
 	}
 	p.UID, p.GID = cred.EUID, cred.EGID
-	ns, err := t.Namespaces()
-	switch {
-	case err == nil:
-		for _, n := range ns.All {
-			p.NS[n.Kind] = n.Inum
-		}
-	case !errors.Is(err, kernel.ErrNoNS):
+	if err := p.addNamespaces(t, cred); err != nil {
 		return fail("namespaces", err)
 	}
-	if p.Cgroup, err = cgroupPath(t); err != nil {
+	cgroup, err := t.Cgroup()
+	if err != nil {
 		return fail("cgroup", err)
 	}
+	p.Cgroup = cgroup.Path
 	mm, err := t.MM()
 	if errors.Is(err, kernel.ErrNoMM) {
 		return p, nil
@@ -163,8 +160,49 @@ func readProcess(t *kernel.Task) (p process, err error) {
 	if p.RSSPages, err = rss(mm); err != nil {
 		return fail("resident size", err)
 	}
-	p.Cmdline = splitArgs(cmdline(mm))
+	// Arguments that are not in memory are left out.
+	args, err := mm.Cmdline()
+	if err != nil && !isAbsent(err) {
+		return fail("command line", err)
+	}
+	p.Cmdline = splitArgs(args)
 	return p, nil
+}
+
+func (p *process) addNamespaces(t *kernel.Task, cred *kernel.Cred) error {
+	ns, err := t.Namespaces()
+	if !errors.Is(err, kernel.ErrNoNS) {
+		if err == nil {
+			for _, n := range ns.All {
+				p.NS[n.Kind] = n.Inum
+			}
+		}
+		return err
+	}
+	// A process that has exited has only those left that its number and its
+	// credentials are part of.
+	user, err := cred.UserNS()
+	if err != nil {
+		return err
+	}
+	p.NS["user"] = user.Inum
+	pids, err := t.NSPIDs()
+	if err != nil {
+		return err
+	}
+	pid, err := t.Kernel().Object("pid_namespace", pids[len(pids)-1].NS)
+	if err != nil {
+		return err
+	}
+	inum, err := uintField(pid, "ns.inum")
+	p.NS["pid"] = uint32(inum)
+	return err
+}
+
+// isAbsent says whether err is about user memory that is not resident.
+func isAbsent(err error) bool {
+	var none *paging.NotMappedError
+	return errors.As(err, &none)
 }
 
 // splitArgs splits a command line at its NULs, of which the last one ends it.

@@ -26,6 +26,13 @@ def names(path):
         return []
 
 
+def smaps(path):
+    """The line of each mapping and its VmFlags, without the counters."""
+    lines = (read(path) or "").split("\n")
+    keep = [l for l in lines if l.startswith("VmFlags:") or "-" in l.split(" ")[0]]
+    return "\n".join(keep) or None
+
+
 out = {}
 skip = {os.getpid()}
 for pid in names("/proc"):
@@ -47,9 +54,8 @@ for pid in names("/proc"):
         }
     out[pid] = {
         "cmdline": read(p + "/cmdline"),
-        "maps": read(p + "/maps"),
-        "smaps": "\n".join(l for l in (read(p + "/smaps") or "").split("\n") if l.startswith("VmFlags:")),
+        "smaps": smaps(p + "/smaps"),
         "fds": fds,
         "threads": threads,
     }
-json.dump(out, sys.stdout)
+json.dump({"agent": os.getppid(), "processes": out}, sys.stdout)
