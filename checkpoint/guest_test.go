@@ -97,7 +97,7 @@ func (m *machine) waitReady(t *testing.T, pid kernel.PID, threads int) {
 				n++
 			}
 		}
-		return n == threads+1 && (acts[usr1-1].Handler > 1 || masks.Blocked>>(usr1-1)&1 != 0), nil
+		return n == threads+1 && (acts[usr1-1].Handler > 1 || (masks.Blocked|masks.RealBlocked)>>(usr1-1)&1 != 0), nil
 	}))
 }
 
