@@ -152,7 +152,9 @@ func (k *kernelImage) load(m ram) {
 	copy(img[atUTS+130:], k.release)
 	put(k.phys+atPhysBase, uint64(k.physBase()))
 	put(k.phys+atInfoPtr, k.directMap()+k.info)
-	put(k.phys+atClock+96, k.clock)
+	put(k.phys+atClock+48, 1_999_000_000) // looks like seconds
+	put(k.phys+atClock+56, k.clock*1e9)
+	put(k.phys+atClock+64, 1<<63-1)
 
 	const (
 		table, leaf, nx = 0x67, 0x1e1, 1 << 63
