@@ -5,14 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // ErrFormat is wrapped by Open's error when no registered source knows the input.
 var ErrFormat = errors.New("not a guest memory image")
+
+// ErrTruncated is wrapped by the error of opening a dump whose headers promise
+// more bytes than the file has.
+var ErrTruncated = errors.New("truncated")
 
 // Options tells Open what the caller needs. The zero value, and nil, open read-only.
 type Options struct {
@@ -45,6 +52,10 @@ type Source struct {
 	// accepts anything page-aligned, is lowest.
 	Priority int
 
+	// Params says that Open understands "PATH?KEY=VALUE"; see SplitPath. Paths
+	// with parameters are refused for all other file sources.
+	Params bool
+
 	// Open opens what follows the scheme, or the path.
 	Open func(ctx context.Context, arg string, o *Options) (Image, error)
 }
@@ -62,9 +73,11 @@ func Register(s Source) {
 }
 
 // Open opens a guest by the string that the programs take with -g: "qmp:SOCKET",
-// "pid:PID", or the path of a file whose content decides. The error is one line
-// that names the input; errors.Is finds fs.ErrNotExist, fs.ErrPermission and
-// ErrFormat in it. It never falls back from one target to another.
+// "pid:PID", or the path of a file whose content decides. A raw RAM file may need
+// parameters after a question mark, as its package says: "ram?below4g=2G". The
+// error is one line that names the input; errors.Is finds fs.ErrNotExist,
+// fs.ErrPermission, ErrFormat and ErrTruncated in it. Open never falls back from
+// one target to another.
 func Open(ctx context.Context, guest string, o *Options) (Image, error) {
 	registry.Lock()
 	sources := registry.sources
@@ -83,7 +96,28 @@ func Open(ctx context.Context, guest string, o *Options) (Image, error) {
 	return openFile(ctx, sources, guest, o)
 }
 
-func openFile(ctx context.Context, sources []Source, path string, o *Options) (Image, error) {
+// SplitPath splits "PATH?KEY=VALUE&KEY=VALUE". A file whose name has a question
+// mark is meant as it is: the string is split only if no such file exists.
+func SplitPath(s string) (path string, params url.Values, err error) {
+	i := strings.LastIndexByte(s, '?')
+	if i < 0 {
+		return s, nil, nil
+	}
+	if _, err := os.Stat(s); err == nil {
+		return s, nil, nil
+	}
+	params, err = url.ParseQuery(s[i+1:])
+	if err != nil {
+		return "", nil, fmt.Errorf("open %s: parameters: %w", s, err)
+	}
+	return s[:i], params, nil
+}
+
+func openFile(ctx context.Context, sources []Source, guest string, o *Options) (Image, error) {
+	path, params, err := SplitPath(guest)
+	if err != nil {
+		return nil, err
+	}
 	head, size, err := readHead(path)
 	if err != nil {
 		return nil, err
@@ -98,28 +132,34 @@ func openFile(ctx context.Context, sources []Source, path string, o *Options) (I
 			best = s
 		}
 	}
-	if best == nil {
+	switch {
+	case best == nil:
 		return nil, fmt.Errorf("open %s: %w (%d bytes)", path, ErrFormat, size)
+	case len(params) > 0 && !best.Params:
+		return nil, fmt.Errorf("open %s: a file of format %q takes no parameters", guest, best.Name)
 	}
-	return best.Open(ctx, path, o)
+	return best.Open(ctx, guest, o)
 }
 
 func readHead(path string) ([]byte, int64, error) {
-	f, err := os.Open(path)
+	// Opening a FIFO or a socket blocks or fails with an errno that says nothing.
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: errors.Unwrap(err)}
+	}
+	switch m := st.Mode(); {
+	case m&os.ModeSocket != 0:
+		return nil, 0, fmt.Errorf("open %s: is a socket; write qmp:%s for a QMP socket", path, path)
+	case m.IsDir():
+		return nil, 0, fmt.Errorf("open %s: is a directory", path)
+	case !m.IsRegular():
+		return nil, 0, fmt.Errorf("open %s: not a regular file", path)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	if !st.Mode().IsRegular() {
-		if st.Mode()&os.ModeSocket != 0 {
-			return nil, 0, fmt.Errorf("open %s: is a socket; write qmp:%s for a QMP socket", path, path)
-		}
-		return nil, 0, fmt.Errorf("open %s: not a regular file", path)
-	}
 	head := make([]byte, PageSize)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {

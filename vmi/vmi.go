@@ -9,9 +9,12 @@
 //
 //	Writer   change guest memory
 //	Viewer   see guest memory without copying it
+//	Sparse   know which parts of memory can hold anything but zeros
 //	CPUs     read the registers of the virtual processors
 //	Pauser   stop and continue the virtual machine
+//	Stater   ask whether the virtual machine runs
 //	NMI      interrupt an idle virtual processor
+//	Notes    text that the guest kernel left for dump tools
 //
 // [Open] takes the same string as the -g flag of the programs. Sources are
 // packages below this one, one a source; they register themselves, as image
@@ -79,6 +82,23 @@ type Viewer interface {
 	View(addr Phys, n int) []byte
 }
 
+// Sparse is a Memory that knows which of its parts were never touched.
+type Sparse interface {
+	// Data returns the parts of Ranges that may hold something: sorted, disjoint,
+	// owned by the caller. All other RAM reads as zeros at the time of the call;
+	// skipping it makes a scan faster and, on a RAM file, keeps the scan from
+	// allocating host memory for pages that the guest never used. Where the host
+	// does not say, Data returns Ranges.
+	Data() []Range
+}
+
+// Notes is a dump that carries notes of the guest kernel.
+type Notes interface {
+	// VMCoreInfo returns the text of the VMCOREINFO note, KEY=VALUE lines, or nil.
+	// The slice is not to be modified.
+	VMCoreInfo() []byte
+}
+
 // CPUs is a source that knows the registers of the virtual processors.
 type CPUs interface {
 	// CPUs returns one CPU per virtual processor, ordered by ID. On a live guest
@@ -95,6 +115,17 @@ type Pauser interface {
 	Pause(ctx context.Context) (resume func() error, err error)
 }
 
+// Status says what a live guest is doing.
+type Status struct {
+	Running bool   // its virtual processors execute
+	State   string // the hypervisor's word: "running", "paused", "shutdown", …
+}
+
+// Stater is a live guest that can be asked what it is doing.
+type Stater interface {
+	Status(ctx context.Context) (Status, error)
+}
+
 // NMI is a live guest into whose processors a non-maskable interrupt can be injected.
 type NMI interface {
 	// InjectNMI raises an NMI. On x86 QEMU it reaches all CPUs' LINT1, which
@@ -109,7 +140,8 @@ type Image interface {
 }
 
 // CPU holds the registers of one x86-64 virtual processor. GPR is in the order of
-// the instruction encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15.
+// the instruction encoding: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15. What a source
+// cannot know is 0 and missing in Known.
 type CPU struct {
 	ID                      int
 	GPR                     [16]uint64
@@ -117,9 +149,21 @@ type CPU struct {
 	CS, SS                  uint16
 	CR0, CR2, CR3, CR4      uint64
 	EFER                    uint64
-	FSBase, GSBase, KGSBase uint64
-	Halted                  bool
+	FSBase, GSBase, KGSBase uint64 // KGSBase: MSR_KERNEL_GS_BASE, what SWAPGS would load
+	Halted                  bool   // in HLT, waiting for an interrupt
+	Known                   CPUKnown
 }
+
+// CPUKnown is a set of the CPU fields that not every source can fill.
+type CPUKnown uint8
+
+// Fields of CPU.
+const (
+	KnownControl CPUKnown = 1 << iota // CR0, CR2, CR3, CR4
+	KnownEFER
+	KnownKGSBase
+	KnownHalted
+)
 
 // FaultError says that Len bytes at Addr could not be read or written.
 type FaultError struct {

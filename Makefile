@@ -1,0 +1,47 @@
+# make demo    the main job, on this machine, from nothing
+# make test    everything, guests included: 'make deps guests' first, done by itself
+.PHONY: help deps guests test test-short lint demo bench clean clean-guests
+
+GO ?= go
+TOOL = $(GO) tool -modfile=tools/go.mod
+export GOFLAGS ?=
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+	@echo 'make test-short   unit tests with the race detector, no guests'
+	@echo 'make lint         vet, staticcheck, gofumpt, layers'
+	@echo 'make guests       build the guest images (cached: $$OVM_CACHE or ~/.cache/ovmigrate)'
+	@echo 'make deps bench clean clean-guests'
+
+deps:
+	@./internal/testvm/deps.sh
+
+# Instant when the images are there: they are named after their recipe.
+guests: deps
+	@$(GO) run ./internal/testvm/cmd/guest build >/dev/null
+
+# Packages one at a time: each boots guests, and two of them make a small machine slow.
+test: deps lint test-short guests
+	$(GO) test -p 1 -timeout 30m ./...
+
+test-short: deps
+	$(GO) test -short -race ./...
+
+lint:
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')) && \
+		if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):" $$out >&2; exit 1; fi
+	$(GO) test ./internal/lint
+
+demo: deps guests
+	@$(GO) run ./examples/demo
+
+bench: deps guests
+	@$(GO) test -p 1 -run '^$$' -bench . -timeout 30m ./internal/bench
+
+clean:
+	rm -rf bin
+
+clean-guests:
+	$(GO) run ./internal/testvm/cmd/guest clean

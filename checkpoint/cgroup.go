@@ -1,0 +1,3 @@
+package checkpoint
+
+func (c *collector) cgroups() error { return nil }

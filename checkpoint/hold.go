@@ -1,0 +1,120 @@
+package checkpoint
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/signal"
+)
+
+// holder is a process that is held.
+type holder interface {
+	stopIsOurs() bool // the process is in a stop that it was not in before
+	verify() error
+	leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error
+	release(ctx context.Context)
+}
+
+func hold(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
+	if o.Hold == HoldStop {
+		return holdByStop(ctx, t, o)
+	}
+	f, err := signal.Freeze(ctx, t, &signal.FreezeOptions{Timeout: o.Signal.Timeout, Logger: o.Signal.Logger})
+	if err != nil {
+		return nil, err
+	}
+	return &frozen{f}, nil
+}
+
+// frozen is held by the invisible freeze.
+type frozen struct{ f *signal.Frozen }
+
+func (h *frozen) stopIsOurs() bool { return false }
+
+func (h *frozen) verify() error { return h.f.Verify() }
+
+func (h *frozen) release(ctx context.Context) { h.f.Thaw(ctx) }
+
+func (h *frozen) leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error {
+	switch o.Leave {
+	case LeaveKilled:
+		// A fatal signal ends a frozen process without a further step of it.
+		_, err := signal.Kill(ctx, t, &o.Signal)
+		return err
+	case LeaveStopped:
+		// The signal waits until the thaw, and then comes first.
+		sig := o.Signal
+		if _, err := signal.Stop(ctx, t, &sig); err != nil {
+			return err
+		}
+		return h.f.Thaw(ctx)
+	}
+	return h.f.Thaw(ctx)
+}
+
+// stopped is held by SIGSTOP.
+type stopped struct {
+	t   *kernel.Task
+	was bool // stopped before we came
+	sig signal.Options
+	sw  uint64 // context switches of all threads when it was stopped
+}
+
+func holdByStop(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
+	h := &stopped{t: t, sig: o.Signal, was: t.StateChar() == 'T'}
+	if _, err := signal.Stop(ctx, t, &o.Signal); err != nil {
+		return nil, err
+	}
+	sw, err := switches(t)
+	if err != nil {
+		h.release(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	h.sw = sw
+	return h, nil
+}
+
+// switches counts how often the process's threads left the CPU: an equal number
+// later proves that none has run in between.
+func switches(t *kernel.Task) (uint64, error) {
+	var n uint64
+	for u, err := range t.Threads() {
+		if err != nil {
+			return 0, err
+		}
+		n += u.NVCSW + u.NIVCSW + 1<<40 // and count the threads
+	}
+	return n, nil
+}
+
+func (h *stopped) stopIsOurs() bool { return !h.was }
+
+func (h *stopped) verify() error {
+	sw, err := switches(h.t)
+	if err == nil && sw != h.sw {
+		err = fmt.Errorf("a thread ran")
+	}
+	return err
+}
+
+func (h *stopped) release(ctx context.Context) {
+	if !h.was {
+		signal.Continue(ctx, h.t, &h.sig)
+	}
+}
+
+func (h *stopped) leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error {
+	switch o.Leave {
+	case LeaveKilled:
+		_, err := signal.Kill(ctx, t, &o.Signal)
+		return err
+	case LeaveStopped:
+		return nil
+	}
+	if h.was {
+		return nil
+	}
+	_, err := signal.Continue(ctx, t, &o.Signal)
+	return err
+}

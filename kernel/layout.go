@@ -1,0 +1,281 @@
+package kernel
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ovmigrate/ovmigrate/kernel/types"
+)
+
+// Layout reads some members of a C structure into a Go struct of type T, with one
+// memory access and no allocation. Fields are tied to members by tags:
+//
+//	type task struct {
+//		State uint64   `k:"__state|state"`        // the first of these that exists
+//		Comm  [16]byte `k:"comm"`                 // arrays of integers
+//		MM    Addr     `k:"mm"`                   // pointers
+//		Tasks Addr     `k:"&tasks"`               // the member's address, not its value
+//		RCU   uint32   `k:"rcu_users,opt"`        // zero where the kernel has no such member
+//		Bit   bool     `k:"frozen"`               // bit-fields
+//		Head  Addr     `k:"signal.thread_head"`   // members of members; pointers are not followed
+//	}
+//	var taskLayout = kernel.LayoutOf[task]("task_struct")
+//
+// Integers may be wider in Go than in C, never narrower. A Layout is made once,
+// usually in a package variable, and used with any number of kernels; it is safe
+// for concurrent use.
+type Layout[T any] struct {
+	name string
+	last atomic.Pointer[plan]
+}
+
+// LayoutOf returns the layout of T over the C struct or union called cname; names
+// that differ between kernels are separated by "|". It panics if T is not a struct
+// whose every field has a k tag: that is a mistake in the program.
+func LayoutOf[T any](cname string) *Layout[T] {
+	t := reflect.TypeFor[T]()
+	if t.Kind() != reflect.Struct {
+		panic("kernel.LayoutOf: " + t.String() + " is not a struct")
+	}
+	for f := range t.Fields() {
+		if f.Tag.Get("k") == "" {
+			panic("kernel.LayoutOf: " + t.String() + "." + f.Name + " has no k tag")
+		}
+	}
+	return &Layout[T]{name: cname}
+}
+
+// plan is a layout resolved for one kernel.
+type plan struct {
+	k      *Kernel
+	cname  string
+	size   int // of the C structure
+	lo, hi int // the bytes that are read
+	fields []planField
+	has    map[string]bool
+	err    error
+	pool   *sync.Pool
+}
+
+type planOp uint8
+
+const (
+	opUint planOp = iota // zero-extended integer
+	opInt                // sign-extended integer
+	opBool
+	opBits // bit-field into an unsigned integer or bool
+	opCopy // bytes as they are
+	opAddr // address of the member
+)
+
+type planField struct {
+	op       planOp
+	dst      uintptr // offset in T
+	dstSize  uint8
+	src      int // offset in C
+	srcSize  int // bytes
+	bit, len uint8
+}
+
+// Size returns the size of the C structure in bytes.
+func (l *Layout[T]) Size(k *Kernel) (int, error) {
+	p := l.plan(k)
+	return p.size, p.err
+}
+
+// Has says whether the kernel has the member that the Go field is tied to.
+func (l *Layout[T]) Has(k *Kernel, field string) bool {
+	p := l.plan(k)
+	return p.err == nil && p.has[field]
+}
+
+// Check resolves the layout against a kernel's types without a guest, as tests do
+// for every supported kernel. The error says which member of which structure is
+// missing or does not fit.
+func (l *Layout[T]) Check(src types.Source) error {
+	return compile(src, l.name, reflect.TypeFor[T]()).err
+}
+
+// Load reads the structure at a. Errors: *PathError for memory that cannot be
+// read, ErrNoType if the kernel has no such structure or member.
+func (l *Layout[T]) Load(k *Kernel, a Addr) (t T, err error) {
+	err = l.LoadInto(k, a, &t)
+	return t, err
+}
+
+// LoadInto is Load into *t, whose fields are all overwritten unless it fails.
+func (l *Layout[T]) LoadInto(k *Kernel, a Addr, t *T) error {
+	p := l.plan(k)
+	if p.err != nil {
+		return p.err
+	}
+	if a == 0 {
+		return &PathError{Path: p.cname, Err: ErrNil}
+	}
+	n := p.hi - p.lo
+	b := k.view(a.Add(p.lo), n)
+	if b == nil {
+		buf := p.pool.Get().(*[]byte)
+		defer p.pool.Put(buf)
+		b = *buf
+		if _, err := k.ReadAt(b, a.Add(p.lo)); err != nil {
+			return &PathError{Path: p.cname, Addr: a, Err: err}
+		}
+	}
+	var zero T
+	*t = zero
+	decodeInto(t, p, a, b)
+	return nil
+}
+
+func (l *Layout[T]) plan(k *Kernel) *plan {
+	if p := l.last.Load(); p != nil && p.k == k {
+		return p
+	}
+	v, ok := k.layouts.Load(l)
+	if !ok {
+		p := compile(k.types, l.name, reflect.TypeFor[T]())
+		p.k = k
+		v, _ = k.layouts.LoadOrStore(l, p)
+	}
+	p := v.(*plan)
+	l.last.Store(p)
+	return p
+}
+
+func compile(src types.Source, cnames string, t reflect.Type) *plan {
+	p := &plan{has: make(map[string]bool), lo: 1 << 30}
+	var c *types.Type
+	for name := range strings.SplitSeq(cnames, "|") {
+		p.cname = name
+		if c, p.err = src.Struct(name); p.err == nil {
+			break
+		}
+	}
+	if p.err != nil {
+		return p
+	}
+	p.size = c.Size
+	for f := range t.Fields() {
+		if p.err = p.add(c, f); p.err != nil {
+			p.err = fmt.Errorf("%s for %s.%s: %w", p.cname, t.Name(), f.Name, p.err)
+			return p
+		}
+	}
+	if p.lo > p.hi {
+		p.lo = p.hi
+	}
+	n := p.hi - p.lo
+	p.pool = &sync.Pool{New: func() any { b := make([]byte, n); return &b }}
+	return p
+}
+
+func (p *plan) add(c *types.Type, f reflect.StructField) error {
+	paths, opt := strings.CutSuffix(f.Tag.Get("k"), ",opt")
+	var field types.Field
+	var err error
+	address := false
+	for path := range strings.SplitSeq(paths, "|") {
+		path, address = strings.CutPrefix(path, "&")
+		if field, err = c.Lookup(path); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		if opt {
+			return nil
+		}
+		return err
+	}
+	p.has[f.Name] = true
+	pf := planField{dst: f.Offset, dstSize: uint8(min(f.Type.Size(), 255)), src: field.Offset()}
+	if address {
+		if f.Type != reflect.TypeFor[Addr]() {
+			return fmt.Errorf("an address needs a field of type Addr")
+		}
+		pf.op = opAddr
+		p.fields = append(p.fields, pf)
+		return nil
+	}
+	if pf.srcSize, err = field.Type.SizeOf(); err != nil {
+		return err
+	}
+	if err := pf.fit(field, f.Type); err != nil {
+		return err
+	}
+	if pf.src < 0 || pf.src+pf.srcSize > p.size {
+		return fmt.Errorf("%w: member lies outside", types.ErrCorrupt)
+	}
+	p.lo, p.hi = min(p.lo, pf.src), max(p.hi, pf.src+pf.srcSize)
+	p.fields = append(p.fields, pf)
+	return nil
+}
+
+// fit chooses how the C value becomes the Go value.
+func (pf *planField) fit(field types.Field, t reflect.Type) error {
+	u, err := field.Type.Underlying()
+	if err != nil {
+		return err
+	}
+	if field.BitSize > 0 {
+		pf.op, pf.bit, pf.len = opBits, uint8(field.BitOffset%8), uint8(field.BitSize)
+		pf.srcSize = (field.BitOffset%8 + field.BitSize + 7) / 8
+		if pf.srcSize > 8 || !isUint(t) && (t.Kind() != reflect.Bool || field.BitSize != 1) {
+			return fmt.Errorf("bit-field does not fit a %s", t)
+		}
+		return nil
+	}
+	scalar := pf.srcSize == 1 || pf.srcSize == 2 || pf.srcSize == 4 || pf.srcSize == 8
+	switch {
+	case t.Kind() == reflect.Bool && scalar:
+		pf.op = opBool
+	case isUint(t) && scalar && int(t.Size()) >= pf.srcSize:
+		pf.op = opUint
+	case isInt(t) && scalar && int(t.Size()) >= pf.srcSize:
+		pf.op = opInt
+		if u.Kind == types.Int && !u.Signed && int(t.Size()) > pf.srcSize {
+			pf.op = opUint
+		}
+	case t.Kind() == reflect.Array && int(t.Size()) >= pf.srcSize:
+		pf.op = opCopy
+	case t.Kind() == reflect.Array && u.Kind == types.Array:
+		pf.op, pf.srcSize = opCopy, int(t.Size()) // the first elements
+	default:
+		return fmt.Errorf("C %s of %d bytes does not fit Go %s of %d", field.Type, pf.srcSize, t, t.Size())
+	}
+	return nil
+}
+
+func isUint(t reflect.Type) bool { return t.Kind() >= reflect.Uint && t.Kind() <= reflect.Uint64 }
+func isInt(t reflect.Type) bool  { return t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64 }
+
+// offsetOf returns the offset in bytes of a member that every supported kernel has
+// under one of the names.
+func (k *Kernel) offsetOf(cname, paths string) (int, error) {
+	key := offsetKey{cname, paths}
+	if v, ok := k.lazy.offsets.Load(key); ok {
+		return v.(int), nil
+	}
+	c, err := k.types.Struct(cname)
+	if err != nil {
+		return 0, err
+	}
+	for path := range strings.SplitSeq(paths, "|") {
+		var f types.Field
+		if f, err = c.Lookup(path); err == nil {
+			k.lazy.offsets.Store(key, f.Offset())
+			return f.Offset(), nil
+		}
+	}
+	return 0, fmt.Errorf("%s: %w", cname, err)
+}
+
+type offsetKey struct{ cname, path string }
+
+// lazies holds what is found out on first use.
+type lazies struct {
+	offsets sync.Map // offsetKey -> int
+}

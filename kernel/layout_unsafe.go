@@ -1,0 +1,66 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"unsafe"
+)
+
+// decodeInto stores the members of a structure at a, whose bytes [lo,hi) are b,
+// into *t. Reflection would cost five times as much and an allocation. The plan
+// was made from T's own type, so every store stays inside *t.
+func decodeInto[T any](t *T, p *plan, a Addr, b []byte) {
+	base := unsafe.Pointer(t)
+	for i := range p.fields {
+		f := &p.fields[i]
+		dst := unsafe.Add(base, f.dst)
+		if f.op == opAddr {
+			*(*Addr)(dst) = a.Add(f.src)
+			continue
+		}
+		src := b[f.src-p.lo:][:f.srcSize]
+		if f.op == opCopy {
+			copy(unsafe.Slice((*byte)(dst), f.srcSize), src)
+			continue
+		}
+		v := loadLE(src)
+		switch f.op {
+		case opBits:
+			v = v >> f.bit & (1<<f.len - 1)
+		case opInt:
+			shift := 64 - 8*uint(f.srcSize)
+			v = uint64(int64(v<<shift) >> shift)
+		case opBool:
+			if v != 0 {
+				v = 1
+			}
+		}
+		switch f.dstSize {
+		case 1:
+			*(*uint8)(dst) = uint8(v)
+		case 2:
+			*(*uint16)(dst) = uint16(v)
+		case 4:
+			*(*uint32)(dst) = uint32(v)
+		default:
+			*(*uint64)(dst) = v
+		}
+	}
+}
+
+func loadLE(b []byte) uint64 {
+	switch len(b) {
+	case 8:
+		return binary.LittleEndian.Uint64(b)
+	case 4:
+		return uint64(binary.LittleEndian.Uint32(b))
+	case 2:
+		return uint64(binary.LittleEndian.Uint16(b))
+	case 1:
+		return uint64(b[0])
+	}
+	var v uint64
+	for i, c := range b {
+		v |= uint64(c) << (8 * i)
+	}
+	return v
+}

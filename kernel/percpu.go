@@ -1,0 +1,61 @@
+package kernel
+
+import (
+	"fmt"
+	"math/bits"
+)
+
+// maxCPUs is more than CONFIG_NR_CPUS of any distribution (8192).
+const maxCPUs = 16384
+
+// PerCPU returns the address of a CPU's instance of a per-CPU variable. It works
+// without per-CPU symbols, from the type information. Errors: ErrNoSymbol,
+// *PathError. Source: include/asm-generic/percpu.h:per_cpu_offset.
+func (k *Kernel) PerCPU(name string, cpu int) (Addr, error) {
+	if cpu < 0 || cpu >= maxCPUs {
+		return 0, fmt.Errorf("%w: CPU %d", ErrNoSymbol, cpu)
+	}
+	var variable Addr
+	if off, _, err := k.types.PerCPU(name); err == nil {
+		variable = k.perCPUStart + Addr(off)
+	} else if variable, err = k.Symbol(name); err != nil {
+		return 0, err
+	}
+	table, err := k.Symbol("__per_cpu_offset")
+	if err != nil {
+		return 0, err
+	}
+	off, err := k.ReadU64(table + Addr(8*cpu))
+	if err != nil {
+		return 0, err
+	}
+	a := variable + Addr(off)
+	if !a.IsKernel() {
+		return 0, corrupt(a, "__per_cpu_offset", "CPU %d has no area", cpu)
+	}
+	return a, nil
+}
+
+// OnlineCPUs returns the numbers of the CPUs that the guest has brought up.
+// Source: kernel/cpu.c:__cpu_online_mask.
+func (k *Kernel) OnlineCPUs() ([]int, error) {
+	mask, err := k.Symbol("__cpu_online_mask")
+	if err != nil {
+		return nil, err
+	}
+	t, err := k.types.Struct("cpumask")
+	if err != nil {
+		return nil, err
+	}
+	var cpus []int
+	for i := 0; i < min(t.Size, maxCPUs/8); i += 8 {
+		w, err := k.ReadU64(mask.Add(i))
+		if err != nil {
+			return nil, err
+		}
+		for ; w != 0; w &= w - 1 {
+			cpus = append(cpus, 8*i+bits.TrailingZeros64(w))
+		}
+	}
+	return cpus, nil
+}

@@ -1,0 +1,263 @@
+package types
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"sync"
+)
+
+// BTF kinds, from the kernel's include/uapi/linux/btf.h.
+const (
+	btfVoid = iota
+	btfInt
+	btfPtr
+	btfArray
+	btfStruct
+	btfUnion
+	btfEnum
+	btfFwd
+	btfTypedef
+	btfVolatile
+	btfConst
+	btfRestrict
+	btfFunc
+	btfFuncProto
+	btfVar
+	btfDatasec
+	btfFloat
+	btfDeclTag
+	btfTypeTag
+	btfEnum64
+)
+
+const (
+	btfMagic = 0xeb9f
+
+	// maxTypes bounds the index. A whole distribution kernel has about 130,000.
+	maxTypes = 4 << 20
+)
+
+// BTF is the type information of a kernel in the BTF format, indexed but not
+// decoded. It implements Source and is safe for concurrent use.
+type BTF struct {
+	types   []byte // type section
+	strings []byte
+	offsets []uint32 // offset in types of type id; offsets[0] is void's and unused
+
+	names nameIndex
+
+	mu      sync.RWMutex
+	decoded map[uint32]*Type
+}
+
+// ParseBTF indexes a BTF blob, such as the one between __start_BTF and __stop_BTF
+// in a guest's memory. The blob is kept, not copied, and must not change. The
+// error wraps ErrCorrupt. Source: kernel/bpf/btf.c:btf_parse_hdr.
+func ParseBTF(blob []byte) (*BTF, error) {
+	le := binary.LittleEndian
+	if len(blob) < 24 || le.Uint16(blob) != btfMagic || blob[2] != 1 {
+		return nil, fmt.Errorf("%w: no BTF header", ErrCorrupt)
+	}
+	hdrLen := uint64(le.Uint32(blob[4:]))
+	typeOff, typeLen := uint64(le.Uint32(blob[8:])), uint64(le.Uint32(blob[12:]))
+	strOff, strLen := uint64(le.Uint32(blob[16:])), uint64(le.Uint32(blob[20:]))
+	n := uint64(len(blob))
+	if hdrLen < 24 || hdrLen+typeOff+typeLen > n || hdrLen+strOff+strLen > n || strLen == 0 {
+		return nil, fmt.Errorf("%w: BTF sections exceed the blob of %d bytes", ErrCorrupt, n)
+	}
+	b := &BTF{
+		types:   blob[hdrLen+typeOff:][:typeLen],
+		strings: blob[hdrLen+strOff:][:strLen],
+		decoded: make(map[uint32]*Type),
+	}
+	if b.strings[0] != 0 || b.strings[strLen-1] != 0 {
+		return nil, fmt.Errorf("%w: BTF string section", ErrCorrupt)
+	}
+	return b, b.index()
+}
+
+// index finds where each type starts and hashes the names that can be asked for.
+func (b *BTF) index() error {
+	b.offsets = make([]uint32, 1, len(b.types)/20+1)
+	b.names.init(len(b.types) / 60)
+	for off := 0; off < len(b.types); {
+		if len(b.types)-off < 12 || len(b.offsets) >= maxTypes {
+			return fmt.Errorf("%w: BTF type %d", ErrCorrupt, len(b.offsets))
+		}
+		id := uint32(len(b.offsets))
+		h := b.header(uint32(off))
+		b.offsets = append(b.offsets, uint32(off))
+		switch h.kind {
+		case btfStruct, btfUnion, btfEnum, btfEnum64, btfTypedef, btfDatasec:
+			if h.name != 0 {
+				b.names.add(b.hashAt(h.name), id)
+			}
+		}
+		size, ok := h.extra()
+		if !ok || size > len(b.types)-off-12 {
+			return fmt.Errorf("%w: BTF type %d of kind %d", ErrCorrupt, id, h.kind)
+		}
+		off += 12 + size
+	}
+	return nil
+}
+
+type btfHeader struct {
+	name     uint32
+	kind     uint8
+	kindFlag bool
+	vlen     int
+	sizeType uint32
+}
+
+func (b *BTF) header(off uint32) btfHeader {
+	le := binary.LittleEndian
+	p := b.types[off : off+12]
+	info := le.Uint32(p[4:])
+	return btfHeader{
+		name: le.Uint32(p), kind: uint8(info >> 24 & 0x1f), kindFlag: info>>31 != 0,
+		vlen: int(info & 0xffff), sizeType: le.Uint32(p[8:]),
+	}
+}
+
+// extra returns the number of bytes that follow the type's header.
+func (h btfHeader) extra() (int, bool) {
+	switch h.kind {
+	case btfPtr, btfFwd, btfTypedef, btfVolatile, btfConst, btfRestrict, btfFunc, btfFloat, btfTypeTag:
+		return 0, true
+	case btfInt, btfVar, btfDeclTag:
+		return 4, true
+	case btfArray:
+		return 12, true
+	case btfStruct, btfUnion, btfDatasec, btfEnum64:
+		return 12 * h.vlen, true
+	case btfEnum, btfFuncProto:
+		return 8 * h.vlen, true
+	}
+	return 0, false
+}
+
+func (b *BTF) str(off uint32) (string, error) {
+	if uint64(off) >= uint64(len(b.strings)) {
+		return "", fmt.Errorf("%w: string offset %#x", ErrCorrupt, off)
+	}
+	s := b.strings[off:]
+	return string(s[:bytes.IndexByte(s, 0)]), nil
+}
+
+func (b *BTF) nameIs(off uint32, name string) bool {
+	if uint64(off)+uint64(len(name)) >= uint64(len(b.strings)) {
+		return false
+	}
+	s := b.strings[off:]
+	return string(s[:len(name)]) == name && s[len(name)] == 0
+}
+
+func (b *BTF) hashAt(off uint32) uint32 {
+	h := uint32(2166136261)
+	if uint64(off) >= uint64(len(b.strings)) {
+		return h
+	}
+	for _, c := range b.strings[off:] {
+		if c == 0 {
+			break
+		}
+		h = (h ^ uint32(c)) * 16777619
+	}
+	return h
+}
+
+func hashName(name string) uint32 {
+	h := uint32(2166136261)
+	for i := range len(name) {
+		h = (h ^ uint32(name[i])) * 16777619
+	}
+	return h
+}
+
+// ids calls fn with every type of that name until it returns false.
+func (b *BTF) ids(name string, fn func(id uint32, h btfHeader) bool) {
+	hash := hashName(name)
+	for l := b.names.first(hash); l != 0; l = b.names.links[l].next {
+		if b.names.links[l].hash != hash {
+			continue
+		}
+		id := b.names.links[l].id
+		if h := b.header(b.offsets[id]); b.nameIs(h.name, name) && !fn(id, h) {
+			return
+		}
+	}
+}
+
+// one returns the only type of that name whose kind is among kinds.
+func (b *BTF) one(name, what string, kinds ...uint8) (*Type, error) {
+	var found []uint32
+	b.ids(name, func(id uint32, h btfHeader) bool {
+		for _, k := range kinds {
+			if h.kind == k {
+				found = append(found, id)
+			}
+		}
+		return len(found) < 8
+	})
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("%w: %s %s", ErrNoType, what, name)
+	case 1:
+		return b.byID(found[0])
+	}
+	return nil, &AmbiguousError{Name: name, N: len(found)}
+}
+
+// Struct implements Source.
+func (b *BTF) Struct(name string) (*Type, error) {
+	return b.one(name, "struct", btfStruct, btfUnion)
+}
+
+// Enum implements Source.
+func (b *BTF) Enum(name string) (*Type, error) { return b.one(name, "enum", btfEnum, btfEnum64) }
+
+// Typedef implements Source.
+func (b *BTF) Typedef(name string) (*Type, error) { return b.one(name, "typedef", btfTypedef) }
+
+// HasFunc implements Source. It walks all types: functions are a third of all
+// names and too seldom asked for to be worth indexing.
+func (b *BTF) HasFunc(name string) bool {
+	for _, off := range b.offsets[1:] {
+		if h := b.header(off); h.kind == btfFunc && b.nameIs(h.name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// PerCPU implements Source from the DATASEC ".data..percpu".
+func (b *BTF) PerCPU(name string) (uint64, *Type, error) {
+	le := binary.LittleEndian
+	var off uint32
+	var typ, sec uint32
+	b.ids(".data..percpu", func(id uint32, h btfHeader) bool {
+		if h.kind != btfDatasec {
+			return true
+		}
+		p := b.types[b.offsets[id]+12:]
+		for i := range h.vlen {
+			v := le.Uint32(p[12*i:])
+			if v == 0 || v >= uint32(len(b.offsets)) {
+				continue
+			}
+			vh := b.header(b.offsets[v])
+			if vh.kind == btfVar && b.nameIs(vh.name, name) {
+				typ, off, sec = vh.sizeType, le.Uint32(p[12*i+4:]), id
+				return false
+			}
+		}
+		return true
+	})
+	if sec == 0 {
+		return 0, nil, fmt.Errorf("%w: per-CPU variable %s", ErrNoType, name)
+	}
+	t, err := b.byID(typ)
+	return uint64(off), t, err
+}

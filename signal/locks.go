@@ -1,0 +1,40 @@
+package signal
+
+import "github.com/ovmigrate/ovmigrate/kernel"
+
+// A paused guest may have been stopped inside a critical section. Its data are
+// whole only if the lock that protects them is free, and a free qspinlock is a
+// zero word: no holder, no waiter (kernel/locking/qspinlock.c). The functions here
+// return a *retryError if it is not.
+
+// sigLockFree checks sighand->siglock: pending sets, jobctl, signal_struct.
+func (o *op) sigLockFree(t *kernel.Task) error {
+	s, err := sighandLayout.Load(o.k, t.Sighand)
+	if err != nil {
+		return err
+	}
+	if s.SigLock != 0 {
+		return retry("siglock of pid %d is held (%#x)", t.TGID, s.SigLock)
+	}
+	return nil
+}
+
+// piLockFree checks task->pi_lock, under which a task is woken.
+func (t *thread) piLockFree() error {
+	if t.w.PILock != 0 {
+		return retry("pi_lock of pid %d is held (%#x)", t.PID, t.w.PILock)
+	}
+	return nil
+}
+
+// timerBaseFree checks the timer wheel of CPU 0 and returns it.
+func (o *op) timerBaseFree() (timerBase, error) {
+	b, err := timerBaseLayout.Load(o.k, o.at.timerBase)
+	if err != nil {
+		return b, err
+	}
+	if b.Lock != 0 || b.Running != 0 {
+		return b, retry("timer base of CPU 0 is in use (%#x)", b.Lock)
+	}
+	return b, nil
+}

@@ -1,0 +1,204 @@
+package signal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+	"weak"
+
+	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/vmi"
+)
+
+// machine is what this package keeps of a guest between calls. It does not refer
+// to its kernel.Kernel, so that it dies with it.
+type machine struct {
+	mu    sync.Mutex // held from planning to commit: plans must not cross
+	at    place
+	caps  Capabilities
+	slots slots
+	kicks int // NMIs whose effect has not been seen yet
+}
+
+var machines struct {
+	sync.Mutex
+	of map[weak.Pointer[kernel.Kernel]]*machine
+}
+
+// machineOf returns the machine of k, probed.
+func machineOf(k *kernel.Kernel) (*machine, error) {
+	machines.Lock()
+	defer machines.Unlock()
+	key := weak.Make(k)
+	if m := machines.of[key]; m != nil {
+		return m, nil
+	}
+	m := &machine{}
+	if err := m.probe(k); err != nil {
+		return nil, err
+	}
+	if machines.of == nil {
+		machines.of = make(map[weak.Pointer[kernel.Kernel]]*machine)
+	}
+	machines.of[key] = m
+	runtime.AddCleanup(k, func(key weak.Pointer[kernel.Kernel]) {
+		machines.Lock()
+		defer machines.Unlock()
+		delete(machines.of, key)
+	}, key)
+	return m, nil
+}
+
+// op is one operation on one process, with the record of what it did.
+type op struct {
+	*machine
+	k   *kernel.Kernel
+	log *slog.Logger
+
+	report    Report
+	resumed   time.Time // when the guest last went on: latencies count from here
+	kicks     int       // own share of machine.kicks
+	unsettled []*wake   // in flight, or not yet cleaned up after
+}
+
+// pauseLimit bounds what is done while the guest stands still; ctx alone does not,
+// for what has been begun inside a pause is brought to an end.
+const pauseLimit = 5 * time.Second
+
+// paused runs f while the guest stands still and nobody else in this program
+// changes it. If f finds a lock taken (a *retryError) the guest runs for a moment
+// and f is run again, until ctx ends. The guest is resumed on every path.
+func (o *op) paused(ctx context.Context, f func(ctx context.Context) error) error {
+	for {
+		err := o.pausedOnce(ctx, f)
+		var again *retryError
+		if !errors.As(err, &again) {
+			return err
+		}
+		o.log.Debug("guest busy, trying again", "what", again.what)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s: %w", ErrBusy, again.what, context.Cause(ctx))
+		case <-time.After(time.Millisecond + rand.N(2*time.Millisecond)):
+		}
+	}
+}
+
+func (o *op) pausedOnce(ctx context.Context, f func(ctx context.Context) error) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	// A QMP command that is cut off in the middle leaves the guest in an unknown
+	// state, so the caller's impatience does not reach it.
+	inner, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
+	defer cancel()
+	start := time.Now()
+	resume, err := o.k.Memory().(vmi.Pauser).Pause(inner)
+	if err != nil {
+		return fmt.Errorf("pause the guest: %w", err)
+	}
+	defer func() {
+		o.resumed = time.Now()
+		if resumeErr := resume(); resumeErr != nil {
+			err = errors.Join(err, fmt.Errorf("resume the guest: %w", resumeErr))
+		}
+		o.report.Pauses = append(o.report.Pauses, time.Since(start))
+	}()
+	return f(inner)
+}
+
+// plan is a transaction with what belongs to it: forged wake-ups, and an NMI that
+// must follow the commit at once.
+type plan struct {
+	*Tx
+	wakes   []*wake // to be in flight
+	settled []*wake // to be forgotten
+	kick    bool
+}
+
+// transact pauses the guest, lets f make a plan and carries it out. f sees guest
+// memory stand still; if it fails, nothing has happened. An empty plan is fine. In
+// a dry run the plan is recorded and not carried out.
+func (o *op) transact(ctx context.Context, f func(ctx context.Context, p *plan) error) error {
+	return o.paused(ctx, func(ctx context.Context) error {
+		p := &plan{Tx: NewTx(o.k)}
+		err := f(ctx, p)
+		if err == nil {
+			err = o.commit(ctx, p)
+		}
+		if err != nil || o.report.DryRun {
+			for _, w := range p.wakes {
+				o.slots.untake(w.slot)
+			}
+			return err
+		}
+		o.unsettled = slices.DeleteFunc(o.unsettled, func(w *wake) bool { return slices.Contains(p.settled, w) })
+		o.unsettled = append(o.unsettled, p.wakes...)
+		return nil
+	})
+}
+
+// commit carries p out. Where the NMI fails everything is taken back.
+func (o *op) commit(ctx context.Context, p *plan) error {
+	if o.report.DryRun {
+		o.report.Edits = append(o.report.Edits, p.Edits()...)
+		return nil
+	}
+	if err := p.Commit(); err != nil {
+		return err
+	}
+	if p.kick {
+		if err := o.k.Memory().(vmi.NMI).InjectNMI(ctx); err != nil {
+			err = fmt.Errorf("inject NMI: %w", err)
+			if undoErr := p.Undo(); undoErr != nil {
+				return fmt.Errorf("%w; undo: %w", err, undoErr)
+			}
+			return err
+		}
+		o.kicks++
+		o.machine.kicks++
+	}
+	o.report.Edits = append(o.report.Edits, p.Edits()...)
+	return nil
+}
+
+// isIdle says whether CPU 0 runs its idle task. The guest must be paused.
+func (o *op) isIdle() (idle bool, rq rqWords, err error) {
+	rq, err = rqLayout.Load(o.k, o.at.rq)
+	return rq.Curr == rq.Idle, rq, err
+}
+
+// waitFor polls until done returns true, ctx ends or done fails. Every now and
+// then, less and less often, it calls nudge, if given, to help a stuck delivery.
+func waitFor(ctx context.Context, done func() (bool, error), nudge func() error) error {
+	const shortest, longest = 50 * time.Microsecond, 2 * time.Millisecond
+	wait, nudgeAfter := shortest, 60*time.Millisecond
+	next := time.Now().Add(nudgeAfter)
+	for {
+		ok, err := done()
+		if ok || err != nil {
+			return err
+		}
+		if nudge != nil && time.Now().After(next) {
+			if err := nudge(); err != nil {
+				return err
+			}
+			nudgeAfter = min(2*nudgeAfter, time.Second)
+			next = time.Now().Add(nudgeAfter)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait):
+		}
+		wait = min(wait*5/4, longest)
+	}
+}

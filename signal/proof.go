@@ -1,0 +1,124 @@
+package signal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ovmigrate/ovmigrate/kernel"
+)
+
+// prove waits until the effect of sig shows in the process's state. It only reads,
+// and the guest runs meanwhile. What it waits for is never a word that this
+// package writes itself.
+func (o *op) prove(ctx context.Context, t *kernel.Task, sig Signal) error {
+	var see func() (bool, string, error)
+	switch sig {
+	case SIGSTOP:
+		see = func() (bool, string, error) { return seeStopped(t) }
+	case SIGCONT:
+		see = func() (bool, string, error) { return o.seeContinued(t) }
+	case SIGKILL:
+		see = func() (bool, string, error) { return o.seeDead(t) }
+	default:
+		o.report.Latency = time.Since(o.resumed)
+		if o.report.Effect == "" {
+			o.report.Effect = "the kernel has taken the signal"
+		}
+		return nil
+	}
+	written := o.resumed
+	var last string
+	err := waitFor(ctx, func() (bool, error) {
+		ok, seen, err := see()
+		last = seen
+		return ok, err
+	}, nil)
+	if err != nil {
+		return o.timeout(sig.String(), last, "the signal is pending and acts when the sleep ends", err)
+	}
+	o.report.Latency = time.Since(written)
+	o.report.Effect = last
+	return nil
+}
+
+// seeStopped says whether every thread is stopped and off its processor.
+func seeStopped(t *kernel.Task) (bool, string, error) {
+	u := *t
+	if err := u.Refresh(); err != nil {
+		return false, "", gone(t, err)
+	}
+	if u.ExitState != 0 {
+		return false, "", &RefusedError{t.PID, t.Comm, ErrExited}
+	}
+	stopped, others, err := stopState(&u)
+	if errors.Is(err, kernel.ErrCorrupt) {
+		return false, "thread list in motion", nil
+	}
+	if err != nil {
+		return false, "", err
+	}
+	if stopped != all {
+		return false, others, nil
+	}
+	return true, "every thread is in state T", nil
+}
+
+// seeContinued says whether the kernel has woken every thread and told the parent.
+func (o *op) seeContinued(t *kernel.Task) (bool, string, error) {
+	u := *t
+	if err := u.Refresh(); err != nil {
+		return false, "", gone(t, err)
+	}
+	if u.ExitState != 0 {
+		return true, "the process went on and has exited", nil
+	}
+	s, err := signalLayout.Load(o.k, u.Signal)
+	if err != nil {
+		return false, "", err
+	}
+	stopped, _, err := stopState(&u)
+	if errors.Is(err, kernel.ErrCorrupt) {
+		return false, "thread list in motion", nil
+	}
+	if err != nil {
+		return false, "", err
+	}
+	switch {
+	case stopped != none || s.Flags&signalStopStopped != 0:
+		return false, "a thread is still stopped", nil
+	case s.Flags&(signalCLDStopped|signalCLDContinued) != 0:
+		return false, "no thread has told the parent yet", nil
+	}
+	return true, "no thread is in state T", nil
+}
+
+// seeDead says whether the process is a zombie or gone. The task_struct may be
+// freed and used for another task between two looks.
+func (o *op) seeDead(t *kernel.Task) (bool, string, error) {
+	const isGone = "the process is gone"
+	u := *t
+	if err := u.Refresh(); err != nil {
+		if errors.Is(gone(t, err), ErrExited) {
+			return true, isGone, nil
+		}
+		return false, "", err
+	}
+	if u.State&kernel.TaskDead == 0 && u.ExitState == 0 && u.Sighand != 0 {
+		return false, fmt.Sprintf("the leader is in state %c", u.StateChar()), nil
+	}
+	// The leader is dead; its signal_struct lives while a thread does.
+	for v, err := range u.Threads() {
+		if err != nil {
+			break // the list is being taken apart
+		}
+		if v.Addr != u.Addr && v.ExitState == 0 && v.State&kernel.TaskDead == 0 {
+			return false, fmt.Sprintf("thread %d is in state %c", v.PID, v.StateChar()), nil
+		}
+	}
+	if err := u.Refresh(); err != nil {
+		return true, isGone, nil
+	}
+	return true, "the process is a zombie", nil
+}

@@ -1,0 +1,12 @@
+// Package sources links all memory sources in, so that vmi.Open knows them:
+//
+//	import _ "github.com/ovmigrate/ovmigrate/vmi/sources"
+//
+// A program that needs only some imports their packages instead.
+package sources
+
+import (
+	_ "github.com/ovmigrate/ovmigrate/vmi/elfcore"
+	_ "github.com/ovmigrate/ovmigrate/vmi/qemu"
+	_ "github.com/ovmigrate/ovmigrate/vmi/ramfile"
+)
