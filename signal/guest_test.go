@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,10 +90,26 @@ func (g *guest) start(t *testing.T, argv ...string) *kernel.Task {
 	pid, err := g.StartProcess(t.Context(), testvm.Process{Argv: argv, Stderr: "/tmp/stderr"})
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		_, _ = g.Exec(context.Background(), "sh", "-c", fmt.Sprintf("kill -9 %d 2>/dev/null; true", pid))
+		if g.cat("/proc/%d/stat", pid) != "" {
+			_, _ = g.Exec(context.Background(), "kill", "-9", strconv.Itoa(pid))
+		}
 	})
 	return g.settled(t, pid)
 }
+
+// cat returns the content of a file in the guest, "" if there is none.
+func (g *guest) cat(path string, args ...any) string {
+	var b bytes.Buffer
+	if err := g.Get(context.Background(), fmt.Sprintf(path, args...), &b); err != nil {
+		return ""
+	}
+	return strings.TrimSpace(b.String())
+}
+
+var files atomic.Int32
+
+// file returns the path of a file in the guest that does not exist yet.
+func (g *guest) file() string { return fmt.Sprintf("/tmp/signal-%d", files.Add(1)) }
 
 // settled returns the process once its switches come at a steady pace.
 func (g *guest) settled(t *testing.T, pid int) *kernel.Task {
@@ -119,7 +136,7 @@ func (g *guest) settled(t *testing.T, pid int) *kernel.Task {
 			faults, same = int(n), 0
 		}
 		same++
-		return same > 10, err
+		return same > 5, err
 	})
 	require.NoError(t, err)
 	return task
@@ -128,7 +145,8 @@ func (g *guest) settled(t *testing.T, pid int) *kernel.Task {
 // procState returns what the guest itself says of a process: its state letter.
 func (g *guest) procState(t *testing.T, pid kernel.PID) string {
 	t.Helper()
-	stat := g.sh(t, "cat /proc/%d/stat 2>/dev/null || true", pid)
+	t.Helper()
+	stat := g.cat("/proc/%d/stat", pid)
 	if stat == "" {
 		return "gone"
 	}
@@ -155,20 +173,18 @@ var kinds = []struct {
 // sleeper starts one of kinds; intact checks that nothing in it was lost.
 func (g *guest) sleeper(t *testing.T, argv []string) (task *kernel.Task, intact func()) {
 	t.Helper()
-	out := g.sh(t, "mktemp")
+	out := g.file()
 	task = g.start(t, slices.Concat([]string{"/opt/ovm/sleeper", "-k", "64", "-o", out}, argv)...)
 	return task, func() {
 		t.Helper()
-		before := g.sh(t, "cat %s", out)
+		before := g.cat("%s", out)
 		g.sh(t, "kill -USR1 %d", task.PID)
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		var last string
 		require.NoError(t, testvm.Wait(ctx, "the sleeper's check", func() (bool, error) {
-			var b bytes.Buffer
-			err := g.Get(ctx, out, &b)
-			last = strings.TrimSpace(b.String())
-			return last != before, err
+			last = g.cat("%s", out)
+			return last != before, nil
 		}))
 		last = last[strings.LastIndexByte(last, '\n')+1:]
 		require.Contains(t, last, " OK ", "sleeper %v", argv)
@@ -215,7 +231,10 @@ func TestStopContinueKill(t *testing.T) {
 							g.start(t, load.argv...)
 						}
 						for _, strategy := range []signal.Strategy{signal.ByKernel, signal.ByBitmap} {
-							for _, kind := range kinds {
+							for i, kind := range kinds {
+								if cpus > 1 && i < len(kinds)-3 {
+									continue // sleepers differ no more with more CPUs
+								}
 								t.Run(string(strategy)+"/"+kind.name, func(t *testing.T) {
 									row := fmt.Sprintf("%s %d cpu %s %s ", g.Config().Suite, cpus, load.name, strategy)
 									stopContinueKill(t, g, kind.argv, strategy, row, tab)
