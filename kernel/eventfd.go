@@ -50,7 +50,7 @@ func (f *File) SignalFD() (mask uint64, err error) {
 type EpollItem struct {
 	FD     int32  // the number that it was added by
 	File   Addr   // struct file, which the number may no longer lead to
-	Events uint32 // EPOLL*; 0 but for EPOLLONESHOT and EPOLLET after a one-shot fired
+	Events uint32 // EPOLL*; after a one-shot fired only the flags that are no events
 	Data   uint64
 	Ready  bool // on the ready list
 }

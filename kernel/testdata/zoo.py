@@ -11,12 +11,13 @@ def child(f):
         except BaseException as e:
             sys.stderr.write("%s: %r\n" % (f.__name__, e)); sys.stderr.flush()
             os._exit(1)
-        os.write(w, b"x")
+        os.write(w, b"x"); os.close(w)
         while True:
             signal.pause()
     os.close(w)
     if os.read(r, 1) != b"x":
         print("zoo: failed", f.__name__, flush=True)
+    os.close(r)
     kids.append((f.__name__, p))
 
 def files():
@@ -24,7 +25,7 @@ def files():
     f = os.open(d + "/pos", os.O_RDWR | os.O_CREAT, 0o640)
     os.write(f, b"0123456789"); os.lseek(f, 4, 0)
     os.open(d + "/app", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK)
-    g = os.open(d + "/gone", os.O_RDWR | os.O_CREAT); os.unlink(d + "/gone")
+    g = os.open(d + "/gone", os.O_RDWR | os.O_CREAT); os.write(g, b"ghost " * 5000); os.unlink(d + "/gone")
     os.open(d + "/new\nline \t\\x", os.O_RDWR | os.O_CREAT)
     n = os.open(d + "/" + "long" * 60, os.O_RDWR | os.O_CREAT)
     fcntl.fcntl(n, fcntl.F_SETOWN, os.getpid()); fcntl.fcntl(n, 10, signal.SIGUSR1)
@@ -99,16 +100,15 @@ def userns():
     os.setgroups([])
     pid = os.getpid()
     if libc.unshare(0x10000000): raise OSError(ctypes.get_errno())
-    r, w = os.pipe()
     if os.fork() == 0:
-        pass
+        while True: signal.pause()
 def pidtimens():
     if libc.unshare(0x20000000 | 0x80): raise OSError(ctypes.get_errno())
     open("/proc/self/timens_offsets", "w").write("monotonic 1000 5\nboottime 7 0\n")
     if os.fork() == 0:
         while True: signal.pause()
 def many():
-    global l; l = [os.open("/dev/null", os.O_RDONLY) for _ in range(900)]
+    global l; l = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
     for f in l[::3]: os.close(f)
 def bigenv():
     os.execve("/bin/sleep", ["sleep", "100000"], {"A%d" % i: "v" * 1000 for i in range(50)})
