@@ -167,6 +167,56 @@ func TestPageCache(t *testing.T) {
 	})
 }
 
+// TestShmem reads files on tmpfs: in large folios, with holes, and swapped out.
+func TestShmem(t *testing.T) {
+	eachZoo(t, func(t *testing.T, z *zoo) {
+		files := z.files(t, "hugeshm", ofKind(kernel.KindRegular))
+		require.Len(t, files, 2)
+		big := content(t, files[0])
+		require.Len(t, big, 1280*4096)
+		for i := range 1280 {
+			require.Equal(t, bytes.Repeat([]byte{byte(i), byte(i >> 8), 0, 0}, 1024), big[i*4096:][:4096], "page %d", i)
+		}
+		c, err := files[0].Inode.PageCache()
+		require.NoError(t, err)
+		var large int
+		for p, err := range c.Pages() {
+			require.NoError(t, err)
+			if p.Count > 1 {
+				large++
+			}
+		}
+		require.NotZero(t, large, "no large folio")
+
+		c, err = files[1].Inode.PageCache()
+		require.NoError(t, err)
+		require.EqualValues(t, 60<<20+8192, c.Size)
+		b := bytes.Repeat([]byte{1}, 3*4096)
+		_, err = c.ReadAt(b, 50<<20-2*4096)
+		require.NoError(t, err)
+		require.Equal(t, append(make([]byte, 2*4096), "end"...), b[:2*4096+3])
+		_, err = c.ReadAt(b[:8192], 60<<20)
+		require.NoError(t, err)
+		require.Equal(t, make([]byte, 8192), b[:8192])
+
+		memfd := z.files(t, "swapped", ofKind(kernel.KindMemFD))
+		require.Len(t, memfd, 1)
+		c, err = memfd[0].Inode.PageCache()
+		require.NoError(t, err)
+		var out int
+		for p, err := range c.Pages() {
+			require.NoError(t, err)
+			if p.Swapped {
+				out++
+				require.Less(t, p.Swap.Offset, uint64(4096)) // 16 MiB
+			}
+		}
+		require.NotZero(t, out, "nothing was swapped out")
+		_, err = io.ReadAll(io.NewSectionReader(c, 0, c.Size))
+		require.ErrorIs(t, err, kernel.ErrSwapped)
+	})
+}
+
 func content(t *testing.T, f *kernel.File) []byte {
 	t.Helper()
 	c, err := f.Inode.PageCache()

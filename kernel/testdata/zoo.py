@@ -131,7 +131,24 @@ def seqpos():
     import array
     fd = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY); os.scandir(fd).__next__()
 
-for f in (files, gonecwd, chrooted, pipes, ptys, anon, sockets, creds, capped, namespaces, userns, pidtimens, many, cgroups, sec, seqpos):
+def hugeshm():
+    os.makedirs("/root/huge", exist_ok=True)
+    if libc.mount(b"none", b"/root/huge", b"tmpfs", 0, b"huge=always"): raise OSError(ctypes.get_errno())
+    f = os.open("/root/huge/big", os.O_RDWR | os.O_CREAT)
+    for i in range(1280): os.write(f, struct.pack("I", i) * 1024)
+    h = os.open("/root/huge/holes", os.O_RDWR | os.O_CREAT)
+    os.pwrite(h, b"end", 50 << 20); os.posix_fallocate(h, 60 << 20, 8192)
+def swapped():
+    os.system("dd if=/dev/zero of=/root/swap bs=1M count=16 2>/dev/null; chmod 600 /root/swap; mkswap /root/swap >/dev/null; swapon /root/swap")
+    d = "/sys/fs/cgroup/swapped"; os.makedirs(d, exist_ok=True)
+    open(d + "/cgroup.procs", "w").write(str(os.getpid()))
+    m = os.memfd_create("swapped"); os.write(m, b"0123456789abcdef" * (1 << 16))
+    r = os.open(d + "/memory.reclaim", os.O_WRONLY)
+    for _ in range(5):
+        try: os.write(r, b"1M")
+        except OSError: pass # did what it could
+
+for f in (hugeshm, swapped, files, gonecwd, chrooted, pipes, ptys, anon, sockets, creds, capped, namespaces, userns, pidtimens, many, cgroups, sec, seqpos):
     child(f)
 if os.fork() == 0:
     bigenv()
