@@ -75,7 +75,7 @@ var (
 
 // maxEpollItems bounds the files of one epoll instance (fs.epoll.max_user_watches
 // is some hundred thousand per GiB).
-const maxEpollItems = 1 << 22
+const maxEpollItems = 1 << 21
 
 // Epoll returns the files that an epoll instance watches, in the order of its tree.
 // Source: fs/eventpoll.c:ep_show_fdinfo.
