@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -71,6 +72,35 @@ func (m *machine) start(t *testing.T, out string, argv ...string) kernel.PID {
 	return kernel.PID(pid)
 }
 
+// waitReady waits until a sleeper takes SIGUSR1 and all its threads are there.
+func (m *machine) waitReady(t *testing.T, pid kernel.PID, threads int) {
+	t.Helper()
+	const usr1 = 10
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, testvm.Wait(ctx, "sleeper to get ready", func() (bool, error) {
+		task, err := m.k.Task(pid)
+		if err != nil {
+			return false, err
+		}
+		acts, err := task.SigActions()
+		if err != nil {
+			return false, err
+		}
+		masks, err := task.SigMasks()
+		if err != nil {
+			return false, err
+		}
+		n := 0
+		for _, err := range task.Threads() {
+			if err == nil {
+				n++
+			}
+		}
+		return n == threads+1 && (acts[usr1-1].Handler > 1 || (masks.Blocked|masks.RealBlocked)>>(usr1-1)&1 != 0), nil
+	}))
+}
+
 func (m *machine) kill(pid kernel.PID) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -83,7 +113,7 @@ func (m *machine) lines(t *testing.T, path string) []string {
 	var b bytes.Buffer
 	require.NoError(t, m.Get(t.Context(), path, &b))
 	s := b.String()
-	return strings.Split(strings.TrimSuffix(s[:strings.LastIndexByte(s, '\n')+1], "\n"), "\n")
+	return slices.Collect(strings.Lines(s[:strings.LastIndexByte(s, '\n')+1]))
 }
 
 func (m *machine) waitLines(t *testing.T, path string, n int) []string {

@@ -20,7 +20,37 @@ func hold(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
 	if o.Hold == HoldStop {
 		return holdByStop(ctx, t, o)
 	}
-	return holdByStop(ctx, t, o)
+	f, err := signal.Freeze(ctx, t, &signal.FreezeOptions{Timeout: o.Signal.Timeout, Logger: o.Signal.Logger})
+	if err != nil {
+		return nil, err
+	}
+	return &frozen{f}, nil
+}
+
+// frozen is held by the invisible freeze.
+type frozen struct{ f *signal.Frozen }
+
+func (h *frozen) stopIsOurs() bool { return false }
+
+func (h *frozen) verify() error { return h.f.Verify() }
+
+func (h *frozen) release(ctx context.Context) { h.f.Thaw(ctx) }
+
+func (h *frozen) leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error {
+	switch o.Leave {
+	case LeaveKilled:
+		// A fatal signal ends a frozen process without a further step of it.
+		_, err := signal.Kill(ctx, t, &o.Signal)
+		return err
+	case LeaveStopped:
+		// The signal waits until the thaw, and then comes first.
+		sig := o.Signal
+		if _, err := signal.Stop(ctx, t, &sig); err != nil {
+			return err
+		}
+		return h.f.Thaw(ctx)
+	}
+	return h.f.Thaw(ctx)
 }
 
 // stopped is held by SIGSTOP.

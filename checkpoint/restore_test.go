@@ -41,7 +41,7 @@ func TestCounterToFile(t *testing.T) {
 func requireCounts(t *testing.T, lines []string) {
 	t.Helper()
 	for i, l := range lines {
-		require.Equal(t, strconv.Itoa(i+1), l, "line %d", i+1)
+		require.Equal(t, strconv.Itoa(i+1)+"\n", l, "line %d", i+1)
 	}
 }
 
@@ -72,6 +72,7 @@ func sleeper(t *testing.T, suite, mode string, threads int) {
 			require.Truef(t, strings.HasPrefix(l, fmt.Sprintf("%d OK", i+1)), "line %d is %q", i+1, l)
 		}
 	}
+	p.src.waitReady(t, pid, threads)
 	check(p.src, 1)
 	r, dir := p.src.save(t, pid, kill)
 	require.Equal(t, threads+1, r.Threads)

@@ -60,7 +60,7 @@ func (e *Encoder) encode(m proto.Message) error {
 		return fmt.Errorf("%w: the payload of the entry before is missing", ErrSequence)
 	}
 	name := m.ProtoReflect().Descriptor().Name()
-	if want := e.seq.expect().ProtoReflect().Descriptor().Name(); name != want {
+	if want := e.seq.descriptor().Name(); name != want {
 		return fmt.Errorf("%w: %s, expected %s", ErrSequence, name, want)
 	}
 	at := len(e.buf)

@@ -3,6 +3,7 @@ package criuimg
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 )
 
 // Reasons for refusing an image. They arrive wrapped in a *FormatError that
@@ -35,17 +36,40 @@ func (e *FormatError) Error() string {
 // Unwrap returns the reason.
 func (e *FormatError) Unwrap() error { return e.Err }
 
-// inFile adds the name of the file to a FormatError that has none.
+// fileError is any other error, with the image it is about.
+type fileError struct {
+	op   string
+	file string
+	err  error
+}
+
+func (e *fileError) Error() string {
+	if e.op != "" {
+		return fmt.Sprintf("criuimg: %s %s: %v", e.op, e.file, e.err)
+	}
+	return fmt.Sprintf("criuimg: %s: %v", e.file, e.err)
+}
+
+func (e *fileError) Unwrap() error { return e.err }
+
+// inFile says in an error which image it is about, unless it says so already. A
+// path in it is left out: it would be that of the temporary directory.
 func inFile(name string, err error) error {
-	var f *FormatError
-	if errors.As(err, &f) {
-		if f.File == "" {
-			f.File = name
+	var (
+		format *FormatError
+		file   *fileError
+		path   *fs.PathError
+	)
+	switch {
+	case err == nil || errors.As(err, &file):
+		return err
+	case errors.As(err, &path):
+		return &fileError{path.Op, name, path.Err}
+	case errors.As(err, &format):
+		if format.File == "" {
+			format.File = name
 		}
 		return err
 	}
-	if err != nil {
-		return fmt.Errorf("criuimg: %s: %w", name, err)
-	}
-	return nil
+	return &fileError{"", name, err}
 }

@@ -35,13 +35,17 @@ const (
 // All methods but WriteAt need one caller at a time; they lock, so a goroutine
 // may reserve while others write.
 type PageWriter struct {
-	mu      sync.Mutex
-	enc     *Encoder
-	pages   io.WriterAt
-	entry   pagemap.PagemapEntry // reused for every run
-	vaddr   uint64               // current run, not yet encoded
-	count   uint64
-	flags   PageFlags
+	mu     sync.Mutex
+	enc    *Encoder
+	pages  io.WriterAt
+	vaddr  uint64 // current run, not yet encoded
+	count  uint64
+	flags  PageFlags
+	entry  pagemap.PagemapEntry // the message of every run; its fields point to
+	fields struct {
+		vaddr, pages  uint64
+		compat, flags uint32
+	}
 	end     uint64 // first address allowed next
 	off     int64  // end of the reserved part of the pages file
 	written atomic.Int64
@@ -57,6 +61,9 @@ type PageWriter struct {
 // whose pages go to the pages image with number pagesID. Close closes neither.
 func NewPageWriter(index io.Writer, pages io.WriterAt, k *Kind, pagesID uint32) *PageWriter {
 	w := &PageWriter{enc: NewEncoder(index, k), pages: pages}
+	// CRIU up to 4.1 reads field 2 and knows no other; 4.2 prefers field 5.
+	w.entry.Vaddr, w.entry.CompatNrPages = &w.fields.vaddr, &w.fields.compat
+	w.entry.NrPages, w.entry.Flags = &w.fields.pages, &w.fields.flags
 	if k != Pagemap && k != PagemapShmem {
 		w.err = fmt.Errorf("criuimg: %s is no pagemap", k)
 		return w
@@ -169,13 +176,7 @@ func (w *PageWriter) add(vaddr, n uint64, flags PageFlags) (int64, error) {
 func (w *PageWriter) emit(least uint64) error {
 	for w.count >= least && w.count > 0 {
 		n := min(w.count, MaxRunPages)
-		compat := uint32(n)
-		flags := uint32(w.flags)
-		// CRIU up to 4.1 reads field 2 and knows no other; 4.2 prefers field 5.
-		w.entry.Vaddr = &w.vaddr
-		w.entry.CompatNrPages = &compat
-		w.entry.NrPages = &n
-		w.entry.Flags = &flags
+		w.fields.vaddr, w.fields.pages, w.fields.compat, w.fields.flags = w.vaddr, n, uint32(n), uint32(w.flags)
 		if err := w.keep(w.enc.Encode(&w.entry)); err != nil {
 			return err
 		}

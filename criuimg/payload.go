@@ -2,6 +2,7 @@ package criuimg
 
 import (
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	bpfmap_data "github.com/checkpoint-restore/go-criu/v8/crit/images/bpfmap-data"
 	ghost_file "github.com/checkpoint-restore/go-criu/v8/crit/images/ghost-file"
@@ -97,7 +98,8 @@ type sequence struct {
 	n      int // entries so far, nested ones not counted
 	nested uint32
 	sub    func() proto.Message
-	closed bool // a payload up to the end of the file has begun
+	closed bool                           // a payload up to the end of the file has begun
+	rest   protoreflect.MessageDescriptor // what all entries after the first are
 }
 
 // expect returns an empty message of the type that comes next.
@@ -106,6 +108,17 @@ func (s *sequence) expect() proto.Message {
 		return s.sub()
 	}
 	return s.kind.message(s.n)
+}
+
+// descriptor returns the type of what comes next.
+func (s *sequence) descriptor() protoreflect.MessageDescriptor {
+	if s.nested > 0 || s.n == 0 {
+		return s.expect().ProtoReflect().Descriptor()
+	}
+	if s.rest == nil {
+		s.rest = s.expect().ProtoReflect().Descriptor()
+	}
+	return s.rest
 }
 
 // accept advances past m and returns what follows it.

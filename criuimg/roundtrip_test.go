@@ -31,7 +31,9 @@ func recode(t testing.TB, k *Kind, data []byte) ([]byte, error) {
 		}
 		require.NoError(t, e.Encode(m))
 		if d.PayloadSize() != 0 {
-			require.NoError(t, e.Payload(d.Payload()))
+			if err := e.Payload(d.Payload()); err != nil {
+				return nil, err
+			}
 		}
 	}
 }

@@ -1,11 +1,12 @@
 package criuimg
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"sort"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -53,7 +54,7 @@ const maxProblems = 1000
 // to something finds it, and that the values are ones CRIU 3.17 to 4.2 restores.
 // Files that hold only payload are checked for their length, not their content.
 //
-// The result is sorted by file; no problem of severity Error means that no
+// The result is sorted by file, errors first; no problem of severity Error means that no
 // reason is known why stock criu restore would refuse the set. Whether the
 // destination fits (paths, kernel, rights, CPU) cannot be seen from here.
 func (s *Set) Verify() []Problem {
@@ -85,7 +86,9 @@ func (s *Set) Verify() []Problem {
 	v.fileUse()
 	v.namespaces()
 	v.leftOver()
-	sort.SliceStable(v.problems, func(i, j int) bool { return v.problems[i].File < v.problems[j].File })
+	slices.SortFunc(v.problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(b.Severity, a.Severity), cmp.Compare(a.What, b.What))
+	})
 	return v.problems
 }
 

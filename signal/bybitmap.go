@@ -2,12 +2,360 @@ package signal
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
 
-type byBitmap struct{ *op }
+// byBitmap does by hand what the kernel's send_signal would do: it sets the bit in
+// a pending set, marks a thread with TIF_SIGPENDING, and wakes it. What the kernel
+// does from there on, spreading a stop or a death to the other threads, it does
+// itself. A bit without a queued siginfo is legal (kernel/signal.c:collect_signal);
+// the handler sees si_code SI_USER and pid 0.
+//
+// The wake-up is a forged wake_up_process() and not an insertion into the run
+// queue: that works on 5.10, leaves "psi: inconsistent task state!" in the log of
+// 6.x and crashes 7.x, whose scheduler keeps more books than can be kept from
+// outside.
+//
+// What this way misses: signalfd readers are not woken, and a fork that is under
+// way may not notice.
+type byBitmap struct {
+	*op
+	wanted []*thread // stopped threads that SIGCONT must still wake
+}
 
 func (b *byBitmap) deliver(ctx context.Context, t *kernel.Task, sig Signal) error {
-	return ErrUnsupported
+	err := b.transact(ctx, func(ctx context.Context, p *plan) error {
+		b.report.Attempts++
+		if err := refuse(t, sig); err != nil {
+			return err
+		}
+		if err := b.sigLockFree(t); err != nil {
+			return err
+		}
+		threads, err := threadsOf(t)
+		if err != nil {
+			return err
+		}
+		if len(threads) == 0 {
+			return &RefusedError{t.PID, t.Comm, ErrExited}
+		}
+		s, err := signalLayout.Load(b.k, t.Signal)
+		if err != nil {
+			return err
+		}
+		d := &delivery{b, p, t, s, threads}
+		switch sig {
+		case SIGKILL:
+			return d.kill(ctx)
+		case SIGCONT:
+			return d.cont(ctx)
+		default:
+			return d.post(ctx, sig)
+		}
+	})
+	if err != nil || b.report.DryRun {
+		return err
+	}
+	err = waitFor(ctx, b.arrived(ctx), func() error { return b.nudge(ctx) })
+	if err == nil {
+		return errors.Join(b.settle(ctx), b.afterKick())
+	}
+	left := "the signal is pending and acts when the process next runs"
+	fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
+	defer cancel()
+	if cancelErr := b.cancelWakes(fresh); cancelErr != nil {
+		left += fmt.Sprintf("; its wake-up may still come: %v", cancelErr)
+	}
+	return b.timeout(sig.String(), "the forged wake-up did not arrive", left, err)
+}
+
+// arrived returns a check that every wake-up has landed, which sends those for
+// which there was no room before.
+func (b *byBitmap) arrived(ctx context.Context) func() (bool, error) {
+	return func() (bool, error) {
+		ok, err := b.allLanded()
+		if !ok || err != nil || len(b.wanted) == 0 {
+			return ok, err
+		}
+		served := 0
+		err = b.transact(ctx, func(ctx context.Context, p *plan) error {
+			if err := b.planSettle(p); err != nil {
+				return err
+			}
+			for _, t := range b.wanted {
+				u, err := b.k.TaskAt(t.Addr)
+				if err != nil || idOf(u) != idOf(t.Task) {
+					return &RefusedError{t.TGID, t.Comm, ErrExited}
+				}
+				if t.w, err = taskLayout.Load(b.k, t.Addr); err != nil {
+					return err
+				}
+			}
+			var err error
+			served, err = b.planWake(ctx, p, b.wanted)
+			return err
+		})
+		if err == nil {
+			b.wanted = b.wanted[served:]
+		}
+		return false, err
+	}
+}
+
+// delivery is one signal on its way into one paused process.
+type delivery struct {
+	*byBitmap
+	p       *plan
+	t       *kernel.Task
+	s       signalWords
+	threads []*thread
+}
+
+func (d *delivery) signalPath(member string) string {
+	return fmt.Sprintf("signal_struct(%d %s).%s", d.t.PID, d.t.Comm, member)
+}
+
+// flush removes sigs from every pending set, as prepare_signal does with stop
+// signals when a SIGCONT comes and the other way round. A queued siginfo cannot be
+// freed from here, so where there may be one it is left to be delivered first.
+func (d *delivery) flush(sigs uint64) error {
+	one := func(pending uint64, a, first, head kernel.Addr, path string) error {
+		if pending&sigs == 0 {
+			return nil
+		}
+		if first != head {
+			return retry("%s has an opposite signal queued", path)
+		}
+		return d.p.Update(a, 8, path, func(v uint64) uint64 { return v &^ sigs })
+	}
+	if err := one(d.s.Pending, d.s.PendingAddr, d.s.PendingFirst, d.s.PendingHead, d.signalPath("shared_pending.signal")); err != nil {
+		return err
+	}
+	for _, t := range d.threads {
+		if err := one(t.w.Pending, t.w.PendingAddr, t.w.PendingFirst, t.w.PendingHead, t.path("pending.signal")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notice makes thread t look at its pending signals.
+func (d *delivery) notice(t *thread) error {
+	return d.p.Update(t.w.FlagsAddr, 8, t.path("thread_info.flags"), func(v uint64) uint64 { return v | d.at.tifSigPending })
+}
+
+// pick chooses the thread that is to take a signal: one that runs, else one that
+// is about to, else one that sleeps and can be woken. It is nil if there is none.
+// Source: kernel/signal.c:wants_signal.
+func (d *delivery) pick(accept func(*thread) bool, wakeable uint64) *thread {
+	var best *thread
+	rank := 0
+	for _, t := range d.threads {
+		r := 0
+		switch {
+		case !accept(t):
+		case t.State == kernel.TaskRunning && t.OnCPU != 0:
+			r = 3
+		case t.State == kernel.TaskRunning || t.State&kernel.TaskWaking != 0:
+			r = 2
+		case t.canWake(wakeable):
+			r = 1
+		}
+		if r > rank {
+			best, rank = t, r
+		}
+	}
+	return best
+}
+
+// post delivers any signal but SIGKILL and SIGCONT to the process.
+func (d *delivery) post(ctx context.Context, sig Signal) error {
+	if sig.bit()&stopSignals != 0 {
+		if err := d.flush(SIGCONT.bit()); err != nil {
+			return err
+		}
+	}
+	ignored, err := d.ignored(sig)
+	if err != nil {
+		return err
+	}
+	if ignored {
+		d.report.Note = "the process ignores the signal; nothing was written"
+		d.report.Effect = "none"
+		return nil
+	}
+	if err := d.p.Update(d.s.PendingAddr, 8, d.signalPath("shared_pending.signal"), func(v uint64) uint64 { return v | sig.bit() }); err != nil {
+		return err
+	}
+	t := d.pick(func(t *thread) bool {
+		return t.w.Blocked&sig.bit() == 0 && t.State&(kernel.TaskStopped|kernel.TaskTraced) == 0 && !t.IsUserWorker()
+	}, kernel.TaskInterruptible)
+	if t == nil {
+		return d.unpicked(sig)
+	}
+	if err := d.notice(t); err != nil {
+		return err
+	}
+	if t.canWake(kernel.TaskInterruptible) {
+		_, err = d.planWake(ctx, d.p, []*thread{t})
+	}
+	return err
+}
+
+// unpicked leaves a signal that no thread can take now where it will be found.
+func (d *delivery) unpicked(sig Signal) error {
+	for _, t := range d.threads {
+		if t.w.Blocked&sig.bit() != 0 {
+			continue
+		}
+		// Stopped, or in uninterruptible sleep.
+		if d.report.Note == "" {
+			d.report.Note = "no thread can take the signal now; it is pending"
+		}
+		return d.notice(t)
+	}
+	d.report.Note = "every thread blocks the signal; it is pending"
+	return nil
+}
+
+// ignored is kernel/signal.c:sig_task_ignored for a process that is not traced.
+func (d *delivery) ignored(sig Signal) (bool, error) {
+	for _, t := range d.threads {
+		if t.w.Blocked&sig.bit() != 0 {
+			return false, nil // blocked signals are queued, whatever the handler
+		}
+	}
+	h, err := d.handler(sig)
+	return h == sigIgn || h == sigDfl && sig.bit()&ignoreSignals != 0, err
+}
+
+const (
+	sigDfl = 0
+	sigIgn = 1
+)
+
+func (d *delivery) handler(sig Signal) (uint64, error) {
+	sighand, err := sighandLayout.Load(d.k, d.t.Sighand)
+	if err != nil {
+		return 0, err
+	}
+	size, err := sigactionLayout.Size(d.k)
+	if err != nil {
+		return 0, err
+	}
+	a, err := sigactionLayout.Load(d.k, sighand.Action.Add(int(sig-1)*size))
+	return a.Handler, err
+}
+
+// kill gives one thread a private SIGKILL; it takes the others along
+// (kernel/signal.c:do_group_exit). Private, for a killable sleep looks only there.
+func (d *delivery) kill(ctx context.Context) error {
+	const wakeable = kernel.TaskInterruptible | kernel.TaskWakeKill
+	t := d.pick(func(t *thread) bool { return !t.IsUserWorker() }, wakeable)
+	if t == nil {
+		t = d.threads[0] // uninterruptible: it dies when its sleep ends
+		d.report.Note = "every thread is in uninterruptible sleep"
+	}
+	if err := d.p.Update(t.w.PendingAddr, 8, t.path("pending.signal"), func(v uint64) uint64 { return v | SIGKILL.bit() }); err != nil {
+		return err
+	}
+	if err := d.notice(t); err != nil {
+		return err
+	}
+	jobctl := t.JobCtl
+	if t.Frozen || jobctl&jobctlTrapFreeze != 0 {
+		// The freezer's trap comes before the signals.
+		jobctl &^= jobctlTrapFreeze
+	}
+	if t.State&kernel.TaskStopped != 0 {
+		jobctl &^= jobctlStopPending | jobctlStopConsume | jobctlStopDequeued | jobctlTrapStop | jobctlTrapNotify
+		if err := d.unstop(t); err != nil {
+			return err
+		}
+		jobctl &^= jobctlStopped
+	}
+	if jobctl != t.JobCtl {
+		if err := d.p.Set(t.w.JobCtl, 8, t.path("jobctl"), jobctl); err != nil {
+			return err
+		}
+	}
+	if !t.canWake(wakeable) {
+		return nil
+	}
+	_, err := d.planWake(ctx, d.p, []*thread{t})
+	return err
+}
+
+// unstop makes a stopped thread one that wake_up_process() wakes. Interruptible,
+// and not uninterruptible, which would count as load.
+func (d *delivery) unstop(t *thread) error {
+	if err := t.piLockFree(); err != nil {
+		return err
+	}
+	if !t.asleep(kernel.TaskStopped) {
+		return retry("thread %d is on its way to a stop", t.PID)
+	}
+	return d.p.Set(t.w.StateAddr, d.at.stateWidth, t.path("__state"), kernel.TaskInterruptible)
+}
+
+// cont does what prepare_signal does for SIGCONT, and wakes the stopped threads.
+func (d *delivery) cont(ctx context.Context) error {
+	if err := d.flush(stopSignals); err != nil {
+		return err
+	}
+	flags := d.s.Flags
+	switch {
+	case flags&signalStopStopped != 0:
+		flags = flags&^signalStopMask | signalCLDContinued | signalStopContinued
+	case d.s.GroupStop != 0:
+		flags = flags&^signalStopMask | signalCLDStopped | signalStopContinued
+	}
+	if flags != d.s.Flags {
+		for _, e := range []Edit{
+			{d.s.FlagsAddr, d.signalPath("flags"), 0, uint64(flags), 4},
+			{d.s.GroupStopAddr, d.signalPath("group_stop_count"), 0, 0, 4},
+			{d.s.ExitCodeAddr, d.signalPath("group_exit_code"), 0, 0, 4},
+		} {
+			if err := d.p.Set(e.Addr, e.Width, e.Path, e.New); err != nil {
+				return err
+			}
+		}
+	}
+	var stopped []*thread
+	for _, t := range d.threads {
+		jobctl := t.JobCtl &^ jobctlStopped
+		if jobctl&jobctlStopPending != 0 {
+			jobctl &^= jobctlStopPending | jobctlStopConsume | jobctlStopDequeued
+		}
+		if t.State&kernel.TaskStopped != 0 {
+			if err := d.unstop(t); err != nil {
+				return err
+			}
+			if err := d.notice(t); err != nil {
+				return err
+			}
+			stopped = append(stopped, t)
+		}
+		if jobctl != t.JobCtl {
+			if err := d.p.Set(t.w.JobCtl, 8, t.path("jobctl"), jobctl); err != nil {
+				return err
+			}
+		}
+	}
+	if h, err := d.handler(SIGCONT); err != nil {
+		return err
+	} else if h != sigDfl && h != sigIgn {
+		if err := d.p.Update(d.s.PendingAddr, 8, d.signalPath("shared_pending.signal"), func(v uint64) uint64 { return v | SIGCONT.bit() }); err != nil {
+			return err
+		}
+		if len(stopped) == 0 {
+			return d.post(ctx, SIGCONT)
+		}
+	}
+	served, err := d.planWake(ctx, d.p, stopped)
+	d.wanted = stopped[served:]
+	return err
 }

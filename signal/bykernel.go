@@ -24,6 +24,7 @@ func (b *byKernel) deliver(ctx context.Context, t *kernel.Task, sig Signal) erro
 		return err
 	}
 	err = b.transact(ctx, func(ctx context.Context, p *plan) error {
+		b.report.Attempts++
 		if err := refuse(t, sig); err != nil {
 			return err
 		}

@@ -22,6 +22,8 @@ var (
 	// ErrNoPause: the memory source cannot stop the virtual machine, without
 	// which kernel data cannot be changed consistently.
 	ErrNoPause = errors.New("this memory source cannot pause the guest: open it as qmp:SOCKET")
+	// ErrNotRunning: the virtual machine stands still, so nothing can take effect.
+	ErrNotRunning = errors.New("the virtual machine is not running")
 	// ErrUnsupported: the guest's kernel lacks what the strategy needs.
 	ErrUnsupported = errors.New("not possible with this guest kernel")
 	// ErrBusy: a lock or a structure of the guest was in use whenever we looked.

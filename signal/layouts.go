@@ -179,6 +179,13 @@ func (t *thread) asleep(mask uint64) bool {
 	return t.OnCPU == 0 && t.State&mask != 0 && t.State&kernel.TaskWaking == 0 && (t.OnRQ == 0 || t.w.Delayed)
 }
 
+// canWake says whether a wake-up of class mask does anything to the thread. It may
+// still be on its CPU: past the point where it looks for signals, before the one
+// where it has gone to sleep. The kernel's wake-up knows how to wait for that.
+func (t *thread) canWake(mask uint64) bool {
+	return t.State&mask != 0 && t.State&kernel.TaskWaking == 0
+}
+
 // path names a member of the thread for people.
 func (t *thread) path(member string) string {
 	return fmt.Sprintf("task_struct(%d %s).%s", t.PID, t.Comm, member)

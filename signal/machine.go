@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 	"weak"
@@ -118,8 +119,9 @@ func (o *op) pausedOnce(ctx context.Context, f func(ctx context.Context) error) 
 // must follow the commit at once.
 type plan struct {
 	*Tx
-	wakes []*wake
-	kick  bool
+	wakes   []*wake // to be in flight
+	settled []*wake // to be forgotten
+	kick    bool
 }
 
 // transact pauses the guest, lets f make a plan and carries it out. f sees guest
@@ -127,7 +129,6 @@ type plan struct {
 // a dry run the plan is recorded and not carried out.
 func (o *op) transact(ctx context.Context, f func(ctx context.Context, p *plan) error) error {
 	return o.paused(ctx, func(ctx context.Context) error {
-		o.report.Attempts++
 		p := &plan{Tx: NewTx(o.k)}
 		err := f(ctx, p)
 		if err == nil {
@@ -139,6 +140,7 @@ func (o *op) transact(ctx context.Context, f func(ctx context.Context, p *plan) 
 			}
 			return err
 		}
+		o.unsettled = slices.DeleteFunc(o.unsettled, func(w *wake) bool { return slices.Contains(p.settled, w) })
 		o.unsettled = append(o.unsettled, p.wakes...)
 		return nil
 	})

@@ -24,50 +24,43 @@ func (o *op) settle(ctx context.Context) error {
 	if len(o.unsettled) == 0 {
 		return nil
 	}
-	return o.paused(ctx, func(ctx context.Context) error {
-		var left []*wake
-		for i, w := range o.unsettled {
-			ok, err := o.landed(w)
-			if err == nil && ok {
-				err = o.release(ctx, w)
-			}
-			if err != nil {
-				o.unsettled = append(left, o.unsettled[i:]...)
-				return err
-			}
-			if !ok {
-				left = append(left, w)
-			}
-		}
-		o.unsettled = left
-		return nil
-	})
+	return o.transact(ctx, func(_ context.Context, p *plan) error { return o.planSettle(p) })
 }
 
-// release drops w's reference and frees its slot. The guest must be paused.
-func (o *op) release(ctx context.Context, w *wake) error {
-	words, err := taskLayout.Load(o.k, w.task)
-	if err != nil {
-		return err
-	}
-	p := &plan{Tx: NewTx(o.k)}
-	n, err := p.Get(words.Usage, 4)
-	if err != nil {
-		return err
-	}
-	// The last reference cannot be dropped from here, for that frees the task. One
-	// leaked task_struct is better than a freed one in use.
-	if n > 1 {
-		if err := p.Set(words.Usage, 4, fmt.Sprintf("task_struct(%d).usage", w.pid), n-1); err != nil {
+// planSettle adds to p the references to be dropped, and frees the slots.
+func (o *op) planSettle(p *plan) error {
+	for _, w := range o.unsettled {
+		if ok, err := o.landed(w); err != nil {
+			return err
+		} else if !ok {
+			continue
+		}
+		if !w.cleared {
+			if err := o.slots.clear(o.k, w.slot); err != nil {
+				return err
+			}
+			w.cleared = true
+		}
+		words, err := taskLayout.Load(o.k, w.task)
+		if err != nil {
 			return err
 		}
-		if err := o.commit(ctx, p); err != nil {
+		n, err := p.Get(words.Usage, 4)
+		if err != nil {
 			return err
 		}
-	} else {
-		o.log.Warn("task died while a wake-up was under way; its task_struct stays allocated", "pid", w.pid)
+		// The last reference cannot be dropped from here, for that frees the
+		// task. One leaked task_struct is better than a freed one in use.
+		if n > 1 {
+			if err := p.Set(words.Usage, 4, w.usagePath(), n-1); err != nil {
+				return err
+			}
+		} else {
+			o.log.Warn("task died while a wake-up was under way; its task_struct stays allocated", "pid", w.pid)
+		}
+		p.settled = append(p.settled, w)
 	}
-	return o.slots.clear(o.k, w.slot)
+	return nil
 }
 
 // nudge helps wake-ups that have not landed: CPU 0 may have gone idle, or busy,
@@ -130,7 +123,7 @@ func (o *op) requeue(p *plan, w *wake) error {
 	if err != nil {
 		return err
 	}
-	if err := p.Update(words.Usage, 4, fmt.Sprintf("task_struct(%d).usage", w.pid), func(v uint64) uint64 { return v + 1 }); err != nil {
+	if err := p.Update(words.Usage, 4, w.usagePath(), func(v uint64) uint64 { return v + 1 }); err != nil {
 		return err
 	}
 	return o.planTimer(p.Tx, n, base)

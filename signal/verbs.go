@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 // Stop stops the process of t, all of its threads, as SIGSTOP does, and returns
@@ -43,7 +44,7 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 	if opt == nil {
 		opt = &Options{}
 	}
-	o, err := newOp(t, opt.Logger)
+	o, err := newOp(ctx, t, opt.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -84,10 +85,19 @@ type strategy interface {
 	deliver(ctx context.Context, t *kernel.Task, sig Signal) error
 }
 
-func newOp(t *kernel.Task, log *slog.Logger) (*op, error) {
+func newOp(ctx context.Context, t *kernel.Task, log *slog.Logger) (*op, error) {
 	m, err := machineOf(t.Kernel())
 	if err != nil {
 		return nil, err
+	}
+	if s, ok := t.Kernel().Memory().(vmi.Stater); ok {
+		status, err := s.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if !status.Running {
+			return nil, fmt.Errorf("%w (%s)", ErrNotRunning, status.State)
+		}
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)

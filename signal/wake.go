@@ -17,7 +17,11 @@ type wake struct {
 	pid   kernel.PID
 	slot  kernel.Addr
 	timer bool // else a call_single_data
+
+	cleared bool // the slot was given back
 }
+
+func (w *wake) usagePath() string { return fmt.Sprintf("task_struct(%d).usage", w.pid) }
 
 func (w *wake) path(member string) string { return fmt.Sprintf("wake(%d).%s", w.pid, member) }
 
@@ -154,6 +158,9 @@ func setAll(tx *Tx, edits []Edit) error {
 
 // landed says whether the kernel has let go of w's slot. The guest may be running.
 func (o *op) landed(w *wake) (bool, error) {
+	if w.cleared {
+		return true, nil
+	}
 	if !w.timer {
 		c, err := csdLayout.Load(o.k, w.slot)
 		if err != nil {
@@ -173,4 +180,17 @@ func (o *op) landed(w *wake) (bool, error) {
 	// Unlinked, but its function may be running and still read the slot.
 	b, err := timerBaseLayout.Load(o.k, o.at.timerBase)
 	return b.Running != t.Next, err
+}
+
+// wakeUnderWay says whether a wake-up of t has been sent and has not landed.
+func (o *op) wakeUnderWay(t *thread) bool {
+	for _, w := range o.unsettled {
+		if w.task != t.Addr {
+			continue
+		}
+		if ok, err := o.landed(w); err == nil && !ok {
+			return true
+		}
+	}
+	return false
 }

@@ -62,7 +62,6 @@ func saveFlags(c *cobra.Command) func(a *app) (*checkpoint.SaveOptions, error) {
 	f.StringVar(&strategy, "strategy", string(signal.Auto), "how to send signals: `auto`, kernel or bitmap")
 	f.BoolVar(&o.AllowIssues, "allow-issues", false, "save the process without what cannot be carried")
 	f.BoolVar(&o.OneShotTimers, "one-shot-timers", false, "write timers that fire once as such: needs CRIU 4.1")
-	f.BoolVar(&o.Cgroups, "cgroups", false, "save the cgroup and its limits, for criu restore --manage-cgroups")
 	f.BoolVar(&o.NoSync, "no-sync", false, "do not wait for the images to reach the disk")
 	return func(a *app) (*checkpoint.SaveOptions, error) {
 		if freeze && sigstop {

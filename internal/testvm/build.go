@@ -136,7 +136,7 @@ tar --one-file-system -cf ../base.tar .`
 	err = b.run(ctx, "unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh",
 		b.Name, root, strings.Join(b.Packages, ","))
 	if err != nil {
-		return err
+		return fmt.Errorf("debootstrap by %w", err)
 	}
 	return os.Rename(filepath.Join(tmp, "base.tar"), dst)
 }
@@ -331,9 +331,18 @@ func runQuiet(cmd *exec.Cmd) error {
 	defer runtime.UnlockOSThread()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err,
-			strings.Join(lines[max(0, len(lines)-3):], " / "))
+		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, gist(string(out)))
 	}
 	return nil
+}
+
+// gist is the one line of a program's output that most likely says what failed.
+func gist(out string) string {
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	for _, l := range lines {
+		if strings.HasPrefix(l, "E: ") { // apt and debootstrap
+			return l
+		}
+	}
+	return lines[len(lines)-1]
 }

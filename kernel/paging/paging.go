@@ -146,6 +146,16 @@ func (t Tables) Lookup(va uint64) (Entry, error) {
 
 // descend follows va to the entry that is not a pointer to another table.
 func (t *Tables) descend(va uint64) (level int, raw uint64, err error) {
+	var w *[8]byte
+	level, raw, err = t.follow(va, &w)
+	if w != nil {
+		words.Put(w)
+	}
+	return level, raw, err
+}
+
+// follow is descend; it takes a word from words if it has to read a copy.
+func (t *Tables) follow(va uint64, w **[8]byte) (level int, raw uint64, err error) {
 	level = t.levels()
 	if !canonical(va, level) {
 		return level, 0, &NotMappedError{VA: va, Level: level}
@@ -154,9 +164,17 @@ func (t *Tables) descend(va uint64) (level int, raw uint64, err error) {
 	at := t.Root &^ (tableSize - 1)
 	for {
 		index := va >> shiftOf(level) & (entries - 1)
-		raw, err = readWord(t.Mem, viewer, at+vmi.Phys(index*8))
-		if err != nil {
-			return level, 0, &TableError{VA: va, Level: level, Table: at, Err: err}
+		slot := at + vmi.Phys(index*8)
+		if b := view(viewer, slot); b != nil {
+			raw = binary.LittleEndian.Uint64(b)
+		} else {
+			if *w == nil {
+				*w = words.Get().(*[8]byte)
+			}
+			if _, err = t.Mem.ReadPhys((*w)[:], slot); err != nil {
+				return level, 0, &TableError{VA: va, Level: level, Table: at, Err: err}
+			}
+			raw = binary.LittleEndian.Uint64((*w)[:])
 		}
 		if level == LevelPTE || classify(level, raw) != table {
 			return level, raw, nil
@@ -166,18 +184,16 @@ func (t *Tables) descend(va uint64) (level int, raw uint64, err error) {
 	}
 }
 
+// words are where ReadPhys puts an entry: a variable on the stack would move to the
+// heap with every call through the interface.
 var words = sync.Pool{New: func() any { return new([8]byte) }}
 
-func readWord(mem vmi.Memory, viewer vmi.Viewer, at vmi.Phys) (uint64, error) {
-	if viewer != nil {
-		if b := viewer.View(at, 8); len(b) >= 8 {
-			return binary.LittleEndian.Uint64(b), nil
-		}
+func view(v vmi.Viewer, at vmi.Phys) []byte {
+	if v == nil {
+		return nil
 	}
-	w := words.Get().(*[8]byte)
-	defer words.Put(w)
-	if _, err := mem.ReadPhys(w[:], at); err != nil {
-		return 0, err
+	if b := v.View(at, 8); len(b) >= 8 {
+		return b
 	}
-	return binary.LittleEndian.Uint64(w[:]), nil
+	return nil
 }

@@ -18,7 +18,7 @@ const maxLine = 2 * maxName
 // fourth field, are kept. The error wraps ErrFormat and names the line.
 func ParseSystemMap(r io.Reader, slide uint64) (*Table, error) {
 	scan := bufio.NewScanner(r)
-	scan.Buffer(make([]byte, 0, 64<<10), maxLine)
+	scan.Buffer(make([]byte, 0, maxLine), maxLine)
 	var all []Symbol
 	for scan.Scan() {
 		line := scan.Text()

@@ -4,14 +4,18 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/ovmigrate/ovmigrate/vmi"
 	"github.com/ovmigrate/ovmigrate/vmi/internal/bareqemu"
@@ -232,6 +236,7 @@ func TestControl(t *testing.T) {
 		require.EqualValues(t, 0x60000010, c.CR0)
 		require.EqualValues(t, 0xf000, c.CS)
 		require.Equal(t, i != 0, c.Halted)
+		require.Equal(t, vmi.KnownControl|vmi.KnownEFER|vmi.KnownHalted|vmi.KnownKGSBase, c.Known)
 	}
 
 	// Paused by somebody else (-S): stays paused.
@@ -241,6 +246,10 @@ func TestControl(t *testing.T) {
 	require.False(t, running())
 
 	require.NoError(t, g.QMP().Execute(ctx, "cont", nil, nil))
+	require.True(t, running())
+	cpus, err = g.CPUs(ctx)
+	require.NoError(t, err)
+	require.Zero(t, cpus[0].Known&vmi.KnownKGSBase, "it would take a stop")
 	require.True(t, running())
 	outer, err := g.Pause(ctx)
 	require.NoError(t, err)
@@ -283,6 +292,39 @@ func TestControl(t *testing.T) {
 	require.NoError(t, c.Execute(ctx, "query-status", nil, &s))
 	require.True(t, s.Running)
 	require.NoError(t, c.Close())
+}
+
+// A user who may not trace QEMU gets shared RAM by its path, and anonymous RAM not
+// at all.
+func TestPermission(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to be less than the user that runs QEMU")
+	}
+	for _, tt := range []struct {
+		args []string
+		want error
+	}{
+		{[]string{"-M", "q35", "-m", "128M"}, fs.ErrPermission},
+		{[]string{"-M", "q35,memory-backend=ram", "-m", "128M", "-object", "memory-backend-file,id=ram,size=128M,share=on,mem-path=DIR/ram"}, nil},
+	} {
+		b := bareqemu.Start(t, tt.args...)
+		require.NoError(t, os.Chmod(b.Dir, 0o755))
+		require.NoError(t, os.Chmod(b.QMP, 0o666))
+		errs := make(chan [2]error)
+		go func() {
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+			unix.SetfsuidRetUid(65534)
+			m, err := Open(t.Context(), b.QMP, nil)
+			if err == nil {
+				m.Close()
+			}
+			_, err2 := OpenPID(t.Context(), strconv.Itoa(b.PID), nil)
+			errs <- [2]error{err, err2}
+		}()
+		got := <-errs
+		require.ErrorIs(t, got[0], tt.want)
+		require.ErrorIs(t, got[1], fs.ErrPermission)
+	}
 }
 
 func TestSecondClient(t *testing.T) {

@@ -44,7 +44,7 @@ func Open(ctx context.Context, arg string, o *vmi.Options) (vmi.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Guest{qmp: c, pid: pid}
+	g := &Guest{qmp: c, pid: pid, log: o.Log()}
 	if err := g.open(ctx, o); err != nil {
 		g.close()
 		c.Close()

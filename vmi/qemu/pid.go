@@ -71,7 +71,7 @@ func (p *Process) open(ctx context.Context, o *vmi.Options) error {
 		return err
 	}
 	args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
-	if name := filepath.Base(args[0]); !strings.Contains(name, "qemu") && !strings.Contains(name, "kvm") {
+	if name := filepath.Base(args[0]); !strings.HasPrefix(name, "qemu-") && name != "kvm" {
 		return fmt.Errorf("is no QEMU but %q", name)
 	}
 	m, err := parseCmdline(args)

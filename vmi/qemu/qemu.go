@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 
@@ -56,6 +57,7 @@ type Guest struct {
 	memory
 	qmp *qmp.Client
 	pid int
+	log *slog.Logger
 
 	removeHandler func()
 
@@ -103,13 +105,20 @@ func (g *WritableGuest) WritePhys(p []byte, addr vmi.Phys) (int, error) {
 }
 
 // CPUs implements [vmi.CPUs] by "info registers -a". KGSBase is known only while
-// the guest is paused; see kgsBases.
+// the guest is paused.
 func (g *Guest) CPUs(ctx context.Context) ([]vmi.CPU, error) {
 	text, err := g.qmp.HMP(ctx, "info registers -a")
 	if err != nil {
 		return nil, err
 	}
-	return parseRegisters(text)
+	cpus, err := parseRegisters(text)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.addKGSBase(ctx, cpus); err != nil {
+		g.log.Debug("KGSBase is not known", "err", err)
+	}
+	return cpus, ctx.Err()
 }
 
 // Status implements [vmi.Stater].

@@ -8,11 +8,13 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 const (
-	samplesPerSegment = 6
+	samplesPerSegment = 4
 	sampleSize        = 64 // bytes compared at each place
 	sampleTries       = 5  // a running guest may change a place between two looks
 )
@@ -21,20 +23,21 @@ const (
 // same guest-physical addresses: at both ends of each stretch of RAM and in a few
 // places that are not empty.
 func (g *Guest) verify(ctx context.Context) error {
+	eg, ctx := errgroup.WithContext(ctx) // questions in one go: QEMU may be slow to look up
 	for _, at := range samplePlaces(g.Ranges(), g.Data()) {
 		place, ok := g.busyLine(at)
 		if !ok || (place >= legacyStart && place < legacyEnd) {
 			continue
 		}
-		same, err := g.compare(ctx, place)
-		if err != nil {
+		eg.Go(func() error {
+			same, err := g.compare(ctx, place)
+			if err == nil && !same {
+				err = fmt.Errorf("%w: %#x in QEMU's monitor is not what we read there", ErrLayout, uint64(place))
+			}
 			return err
-		}
-		if !same {
-			return fmt.Errorf("%w: %#x in QEMU's monitor is not what we read there", ErrLayout, uint64(place))
-		}
+		})
 	}
-	return nil
+	return eg.Wait()
 }
 
 // samplePlaces returns page addresses worth a look.
@@ -51,7 +54,7 @@ func samplePlaces(ranges, data []vmi.Range) []vmi.Phys {
 		n := min(samplesPerSegment, len(inside))
 		for i := range n {
 			d := inside[i*len(inside)/n]
-			out = append(out, d.Start, d.Start+vmi.Phys(d.Len()/2)&^(vmi.PageSize-1))
+			out = append(out, d.Start+vmi.Phys(d.Len()/2)&^(vmi.PageSize-1))
 		}
 	}
 	return out

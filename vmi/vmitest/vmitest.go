@@ -91,17 +91,7 @@ func (m *Mem) span(addr vmi.Phys, n int, f func(off int, page vmi.Phys, in, k in
 		page := addr &^ (vmi.PageSize - 1)
 		in := int(addr - page)
 		k := min(n-done, vmi.PageSize-in)
-		// Byte ranges and faults need not be page-aligned.
-		good := 0
-		var cause error
-		for good < k {
-			ok, err := m.check(addr + vmi.Phys(good))
-			if !ok {
-				cause = err
-				break
-			}
-			good++
-		}
+		good, cause := m.check(addr, k) // ranges and faults need not be page-aligned
 		if good > 0 {
 			f(done, page, in, good)
 		}
@@ -113,17 +103,24 @@ func (m *Mem) span(addr vmi.Phys, n int, f func(off int, page vmi.Phys, in, k in
 	return done, nil
 }
 
-func (m *Mem) check(a vmi.Phys) (ok bool, cause error) {
-	for _, f := range m.faults {
-		if f.r.Contains(a, 1) {
-			return false, f.err
-		}
-	}
+// check returns how many of the n bytes at a can be touched, and what is wrong with
+// the next.
+func (m *Mem) check(a vmi.Phys, n int) (good int, cause error) {
 	i, found := slices.BinarySearchFunc(m.ranges, a, func(r vmi.Range, a vmi.Phys) int { return cmp.Compare(r.Start, a) })
 	if !found {
 		i--
 	}
-	return i >= 0 && m.ranges[i].Contains(a, 1), nil
+	if i < 0 || !m.ranges[i].Contains(a, 0) {
+		return 0, nil
+	}
+	good = int(min(uint64(n), uint64(m.ranges[i].End-a)))
+	for _, f := range m.faults {
+		hit := vmi.Range{Start: max(a, f.r.Start), End: min(a+vmi.Phys(good), f.r.End)}
+		if hit.Len() > 0 {
+			good, cause = int(hit.Start-a), f.err
+		}
+	}
+	return good, cause
 }
 
 // ReadPhys implements [vmi.Memory].

@@ -1,0 +1,130 @@
+package signal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ovmigrate/ovmigrate/kernel"
+)
+
+// Thaw lets the process go on, and returns when no thread is held any more. A
+// process that has died meanwhile is a success. Thaw may be called again, after an
+// error too; once it has succeeded it does nothing.
+func (f *Frozen) Thaw(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.thawed {
+		return nil
+	}
+	if err := f.thaw(ctx); err != nil {
+		return err
+	}
+	f.thawed = true
+	return nil
+}
+
+func (f *Frozen) thaw(ctx context.Context) error {
+	o := f.o
+	if err := f.release(ctx); err != nil {
+		return err
+	}
+	var waiting string
+	err := waitFor(ctx, func() (ok bool, err error) {
+		waiting, err = f.stillHeld()
+		if err != nil || waiting != "" {
+			return false, err
+		}
+		return o.allLanded()
+	}, func() error {
+		if err := o.nudge(ctx); err != nil {
+			return err
+		}
+		return f.release(ctx)
+	})
+	if err != nil {
+		// Leave nothing forged behind in the kernel's lists.
+		err = o.timeout("thaw", waiting, "", err)
+		fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
+		defer cancel()
+		return errors.Join(err, o.cancelWakes(fresh))
+	}
+	return errors.Join(o.settle(ctx), o.afterKick())
+}
+
+// ourThreads returns the threads that exist of those that were marked, or none if
+// the process is gone.
+func (f *Frozen) ourThreads() ([]*thread, error) {
+	u := *f.leader
+	if err := u.Refresh(); err != nil {
+		if errors.Is(gone(&u, err), ErrExited) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	if u.ExitState != 0 && u.Sighand == 0 {
+		return nil, nil
+	}
+	all, err := threadsOf(&u)
+	if err != nil {
+		return nil, err
+	}
+	var out []*thread
+	for _, t := range all {
+		if id, ok := f.ours[t.Addr]; ok && id == idOf(t.Task) {
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+// release clears the mark of every thread and wakes those that are in the trap, as
+// far as there is room for wake-ups.
+func (f *Frozen) release(ctx context.Context) error {
+	o := f.o
+	return o.transact(ctx, func(ctx context.Context, p *plan) error {
+		if err := o.planSettle(p); err != nil {
+			return err
+		}
+		threads, err := f.ourThreads()
+		if err != nil || len(threads) == 0 {
+			return err
+		}
+		if err := o.sigLockFree(threads[0].Task); err != nil {
+			return err
+		}
+		var trapped []*thread
+		for _, t := range threads {
+			if t.JobCtl&jobctlTrapFreeze != 0 {
+				if err := p.Set(t.w.JobCtl, 8, t.path("jobctl"), t.JobCtl&^jobctlTrapFreeze); err != nil {
+					return err
+				}
+			}
+			// Not yet frozen and not asleep, it may have seen the mark and be about
+			// to sleep.
+			if t.canWake(kernel.TaskInterruptible) && (t.Frozen || !t.asleep(kernel.TaskInterruptible)) && !o.wakeUnderWay(t) {
+				trapped = append(trapped, t)
+			}
+		}
+		_, err = o.planWake(ctx, p, trapped)
+		return err
+	})
+}
+
+// stillHeld says which threads have not left the trap, "" for none.
+func (f *Frozen) stillHeld() (string, error) {
+	threads, err := f.ourThreads()
+	if errors.Is(err, kernel.ErrCorrupt) {
+		return "thread list in motion", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, t := range threads {
+		// A stopped thread counts as frozen too (kernel/signal.c:do_signal_stop).
+		if t.Frozen && t.State&kernel.TaskStopped == 0 || t.JobCtl&jobctlTrapFreeze != 0 {
+			return fmt.Sprintf("thread %d is still in the trap", t.PID), nil
+		}
+	}
+	return "", nil
+}
