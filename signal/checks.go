@@ -53,7 +53,7 @@ type place struct {
 	rq, callQueue, lazyList, work, timerBase kernel.Addr
 	lastNMIRIP, swallowNMI                   kernel.Addr
 	doBPFSendSignal, wakeUpProcess           kernel.Addr
-	processTimeout, slots                    kernel.Addr
+	processTimeout                           kernel.Addr
 
 	tifSigPending, tifNeedResched uint64 // masks
 	stateWidth                    int
