@@ -31,11 +31,6 @@ type Options struct {
 	// otherwise given an interval of ten years.
 	OneShotTimers bool
 
-	// Cgroups puts the cgroup of the process and its limits into the images, for
-	// "criu restore --manage-cgroups". Without it the restored process stays in
-	// the restorer's cgroup.
-	Cgroups bool
-
 	// Progress is called from time to time with the bytes of memory copied and
 	// to be copied. It must be quick and safe for concurrent use.
 	Progress func(done, total int64)

@@ -41,6 +41,7 @@ type collector struct {
 	files          *fileTable
 	areas          []area
 	shmem          map[uint64]*kernel.File // anonymous shared memory, by inode
+	filters        map[kernel.Addr]uint32  // newest seccomp filter -> index of the oldest of its chain
 
 	out images
 }
@@ -65,7 +66,7 @@ type images struct {
 
 // collect reads the state of the process that t leads.
 func collect(k *kernel.Kernel, t *kernel.Task, held bool, opts Options) (*collector, error) {
-	c := &collector{k: k, opts: opts, leader: t, held: held, shmem: make(map[uint64]*kernel.File)}
+	c := &collector{k: k, opts: opts, leader: t, held: held, shmem: make(map[uint64]*kernel.File), filters: make(map[kernel.Addr]uint32)}
 	c.issues.pid = t.PID
 	c.files = newFileTable(c)
 	for _, step := range []struct {
@@ -103,13 +104,7 @@ func (c *collector) clocks() (err error) {
 	if c.now, err = c.k.Clocks(); err != nil {
 		return err
 	}
-	boot := c.now.Monotonic + c.now.Boot
-	ms, mn := split(c.now.Monotonic, 1)
-	bs, bn := split(boot, 1)
-	c.out.timens = &timens.TimensEntry{
-		Monotonic: &timens.Timespec{TvSec: ms, TvNsec: mn}, Boottime: &timens.Timespec{TvSec: bs, TvNsec: bn},
-	}
-	return nil
+	return c.timeNamespace()
 }
 
 // threads collects every thread of the process.
@@ -134,6 +129,9 @@ func (c *collector) threads() error {
 	core := c.out.cores[*c.out.pstree.Pid]
 	if core == nil {
 		return fmt.Errorf("the leader is not among the threads: %w", kernel.ErrCorrupt)
+	}
+	if c.cgSet != 0 {
+		c.out.inventory.RootCgSet = new(uint32(rootCgSet))
 	}
 	return c.taskCore(core, acts, shared)
 }

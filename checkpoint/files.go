@@ -128,6 +128,14 @@ func (t *fileTable) open(fd kernel.FD) (id uint32, ok bool, err error) {
 		err = t.pipe(id, f)
 	case kernel.KindFIFO:
 		err = t.fifo(id, what, f)
+	case kernel.KindEventFD:
+		err = t.eventfd(id, what, f)
+	case kernel.KindEpoll:
+		err = t.epoll(id, f)
+	case kernel.KindTimerFD:
+		err = t.timerfd(id, f)
+	case kernel.KindSignalFD:
+		err = t.signalfd(id, f)
 	default:
 		t.c.issues.refuse(what, "is %s (%s), which is not carried yet", t.nameOf(f), f.Kind)
 		return id, false, nil

@@ -23,6 +23,7 @@ const (
 // although calling them again from the start is indistinguishable from never
 // having been stopped (signal(7), arch/x86/entry/syscalls/syscall_64.tbl).
 var reexecutable = map[uint64]string{
+	65: "semop", 128: "rt_sigtimedwait", 208: "io_getevents", 220: "semtimedop",
 	232: "epoll_wait", 281: "epoll_pwait", 441: "epoll_pwait2",
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/criuimg"
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 // writeImages writes everything but memory.
@@ -107,14 +108,65 @@ func (c *collector) writeMemory(ctx context.Context, d *criuimg.Dir, p *pager, l
 }
 
 // writeShmem writes an object of anonymous shared memory: all pages that exist,
-// whoever mapped them.
+// whoever mapped them. Others may write to it meanwhile; what is read is as fresh
+// as what they would have seen of each other.
 func (c *collector) writeShmem(ctx context.Context, d *criuimg.Dir, ino uint64, f *kernel.File, p *pager) (err error) {
+	cache, err := f.Inode.PageCache()
+	if err != nil {
+		return err
+	}
 	w, err := d.Pages(criuimg.PagemapShmem, ino)
 	if err != nil {
 		return err
 	}
 	defer func() { err = firstError(err, w.Close()) }()
-	return fmt.Errorf("not carried yet")
+	buf := make([]byte, pageSize)
+	for folio, err := range cache.Pages() {
+		if err != nil {
+			return err
+		}
+		if folio.Swapped {
+			return fmt.Errorf("%w: page %d is in swap", errLost, folio.Index)
+		}
+		for i := range folio.Count {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := c.copyCached(cache, folio, i, buf); err != nil {
+				return err
+			}
+			if err := w.WritePages((folio.Index+i)*pageSize, buf); err != nil {
+				return err
+			}
+			p.progress(pageSize)
+		}
+	}
+	return nil
+}
+
+// copyCached copies page i of a folio to buf and sees that it did not move
+// meanwhile.
+func (c *collector) copyCached(cache *kernel.PageCache, folio kernel.CachedPages, i uint64, buf []byte) error {
+	phys := folio.Phys + vmi.Phys(i*pageSize)
+	for range settleRounds {
+		if folio.Zero {
+			clear(buf)
+		} else if _, err := c.k.Memory().ReadPhys(buf, phys); err != nil {
+			return err
+		}
+		now, ok, err := cache.Page(folio.Index + i)
+		if err != nil {
+			return err
+		}
+		if !ok || now.Swapped {
+			return fmt.Errorf("%w: page %d", errLost, folio.Index+i)
+		}
+		if now.Phys == phys && now.Zero == folio.Zero {
+			return nil
+		}
+		phys, folio.Zero = now.Phys, now.Zero
+	}
+	return fmt.Errorf("page %d kept moving while it was copied", folio.Index+i)
 }
 
 func firstError(errs ...error) error {

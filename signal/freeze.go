@@ -26,6 +26,7 @@ type Frozen struct {
 	leader *kernel.Task
 	ours   map[kernel.Addr]threadID // threads whose jobctl bit we set
 	held   []*kernel.Task
+	regs   []kernel.PtRegs // of held, for Verify
 	thawed bool
 }
 
@@ -222,7 +223,23 @@ func (f *Frozen) look() (waiting string, err error) {
 		return "threads come and go", nil
 	}
 	f.held = after
+	if f.regs, err = userRegs(after); err != nil {
+		return "registers in motion", nil
+	}
 	return "", nil
+}
+
+// userRegs returns the saved user-mode registers of threads.
+func userRegs(threads []*kernel.Task) ([]kernel.PtRegs, error) {
+	all := make([]kernel.PtRegs, len(threads))
+	for i, t := range threads {
+		r, err := t.UserRegs()
+		if err != nil {
+			return nil, err
+		}
+		all[i] = *r
+	}
+	return all, nil
 }
 
 func heldThreads(t *kernel.Task) (held []*kernel.Task, waiting string, err error) {
@@ -280,6 +297,9 @@ func (f *Frozen) Report() *Report {
 // ErrNotHeld says that a frozen process has run, or that it is gone.
 var ErrNotHeld = errors.New("the process was not held all the time")
 
+// trapReentry is how long a thread may be on its way back into the trap.
+const trapReentry = 500 * time.Millisecond
+
 // Verify returns nil if the process is held and no thread of it has run since
 // Freeze: registers, stacks and memory that only it writes are unchanged. Else the
 // error is ErrNotHeld. A fatal signal, or the guest's own freezer, can do that.
@@ -294,14 +314,41 @@ func (f *Frozen) Verify() error {
 	if err := u.Refresh(); err != nil {
 		return no(err.Error())
 	}
-	now, waiting, err := heldThreads(&u)
+	// A signal wakes a held thread, which finds the trap still set and goes back to
+	// sleep in it: a moment later it is held again, with the same registers.
+	var now []*kernel.Task
+	var waiting string
+	ctx, cancel := context.WithTimeout(context.Background(), trapReentry)
+	defer cancel()
+	err := waitFor(ctx, func() (bool, error) {
+		var err error
+		now, waiting, err = heldThreads(&u)
+		return waiting == "", err
+	}, nil)
 	switch {
+	case err != nil && waiting != "":
+		return no(waiting)
 	case err != nil:
 		return no(err.Error())
-	case waiting != "":
-		return no(waiting)
-	case !sameThreads(f.held, now):
-		return no("a thread has run")
+	}
+	return f.unmoved(now, no)
+}
+
+// unmoved compares the threads that are held now with those of Freeze. A thread
+// that left the trap for user mode and came back has other registers, but for the
+// most improbable of loops.
+func (f *Frozen) unmoved(now []*kernel.Task, no func(string) error) error {
+	if len(now) != len(f.held) {
+		return no("threads came or went")
+	}
+	regs, err := userRegs(now)
+	if err != nil {
+		return no(err.Error())
+	}
+	for i, t := range now {
+		if t.Addr != f.held[i].Addr || idOf(t) != idOf(f.held[i]) || regs[i] != f.regs[i] {
+			return no(fmt.Sprintf("thread %d has run", t.PID))
+		}
 	}
 	return nil
 }

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/locate"
+	"github.com/ovmigrate/ovmigrate/vmi"
+	_ "github.com/ovmigrate/ovmigrate/vmi/sources"
+)
+
+// need says what a command wants to do with the guest.
+type need int
+
+const (
+	needRead  need = iota
+	needWrite      // to change the guest's memory
+)
+
+// guest is an opened guest: its memory and the kernel found in it.
+type guest struct {
+	*kernel.Kernel
+	image vmi.Image
+}
+
+func (g *guest) Close() error { return g.image.Close() }
+
+// open opens the guest that -g names. The caller closes it, on every path: that
+// also lets a paused guest run again.
+func (a *app) open(ctx context.Context, n need) (*guest, error) {
+	a.readOnly = n == needRead
+	if a.guest == "" {
+		return nil, usagef("which guest? give -g GUEST")
+	}
+	log := a.logger()
+	image, err := vmi.Open(ctx, a.guest, &vmi.Options{Writable: n == needWrite, Logger: log})
+	if err != nil {
+		return nil, a.openError(n, err)
+	}
+	k, err := kernel.Open(ctx, image, &kernel.Options{Logger: log})
+	if err != nil {
+		image.Close()
+		return nil, a.openError(n, err)
+	}
+	return &guest{Kernel: k, image: image}, nil
+}
+
+// openError names the guest, and says what to do about what users meet most.
+func (a *app) openError(n need, err error) error {
+	switch {
+	case errors.Is(err, os.ErrPermission) && n == needWrite:
+		return fmt.Errorf("%w (this command needs to write to the guest's memory)", err)
+	case errors.Is(err, locate.ErrNoKernel):
+		return fmt.Errorf("%s: %w", a.guest, err)
+	}
+	return err
+}
+
+// with opens the guest, calls f and closes it.
+func (a *app) with(ctx context.Context, n need, f func(g *guest) error) (err error) {
+	g, err := a.open(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := g.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	return f(g)
+}
+
+// process opens the guest, finds the process or thread that arg names and calls f.
+func (a *app) process(ctx context.Context, n need, arg string, f func(g *guest, t *kernel.Task) error) error {
+	pid, err := parsePID(arg)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, n, func(g *guest) error {
+		t, err := g.Task(pid)
+		if err != nil {
+			return err
+		}
+		return f(g, t)
+	})
+}
