@@ -50,7 +50,7 @@ func (s *saver) run(ctx context.Context) (*checkpoint.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.page.say("frozen, saved and killed in %v; the guest was paused for %v of it", short(r.Total), short(r.Pause))
+	s.page.say("frozen, saved and killed in %v; the guest was paused for %v to be read", short(r.Total), short(r.Pause))
 	for _, issue := range r.Issues {
 		s.page.say("%v", issue)
 	}
