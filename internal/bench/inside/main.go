@@ -12,12 +12,16 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // report is what is printed, as JSON.
@@ -45,6 +49,10 @@ func main() {
 func run(root, dir string, runs int, argv []string) (*report, error) {
 	if len(argv) == 0 {
 		return nil, errors.New("no program given")
+	}
+	// What we have inherited is nothing that CRIU could find in the program's world.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("close_range: %w", err)
 	}
 	if root != "" {
 		if err := enter(root); err != nil {
@@ -111,8 +119,13 @@ func (r *report) dump(pid int, dir string) (time.Duration, error) {
 	took := time.Since(begin)
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(dir, "dump.log"))
-		out = append(out, log...)
-		return 0, fmt.Errorf("criu dump: %w: %s", err, out[max(0, len(out)-800):])
+		var why []string
+		for line := range bytes.Lines(append(out, log...)) {
+			if bytes.Contains(line, []byte("Error")) {
+				why = append(why, string(bytes.TrimSpace(line)))
+			}
+		}
+		return 0, fmt.Errorf("criu dump: %w: %s", err, strings.Join(why, "; "))
 	}
 	r.Bytes = 0
 	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
