@@ -7,7 +7,7 @@ import (
 )
 
 // capWords splits a capability set into the two words that CRIU 3.17.1 insists on.
-func capWords(set uint64) []uint32 { return []uint32{uint32(set), uint32(set >> 32)} }
+func capWords(set kernel.Caps) []uint32 { w := set.Words(); return w[:] }
 
 func (c *collector) creds(t *kernel.Task, a *kernel.TaskAttr) (*creds.CredsEntry, error) {
 	cr, err := t.Cred()

@@ -107,11 +107,14 @@ func (m *machine) kill(pid kernel.PID) {
 	_, _ = m.Exec(ctx, "kill", "-9", strconv.Itoa(int(pid)))
 }
 
-// lines returns the complete lines of a file of the guest.
+// lines returns the complete lines of a file of the guest, none if it is not there.
 func (m *machine) lines(t *testing.T, path string) []string {
 	t.Helper()
 	var b bytes.Buffer
-	require.NoError(t, m.Get(t.Context(), path, &b))
+	if err := m.Get(t.Context(), path, &b); err != nil {
+		require.ErrorContains(t, err, "no such file")
+		return nil
+	}
 	s := b.String()
 	return slices.Collect(strings.Lines(s[:strings.LastIndexByte(s, '\n')+1]))
 }

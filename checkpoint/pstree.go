@@ -99,9 +99,11 @@ func (c *collector) shares() error {
 	return nil
 }
 
-// sessionOptions are the options that restore needs for the process's session.
+// sessionOptions are the options that restore needs for the process's session. A
+// process whose session another one leads joins the restorer's; without the option
+// CRIU makes a stand-in for the leader and then waits for it forever.
 func (c *collector) sessionOptions() []string {
-	if c.foreignSession && len(c.out.ttys) > 0 {
+	if c.foreignSession {
 		return []string{"--shell-job"}
 	}
 	return nil

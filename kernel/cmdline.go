@@ -50,7 +50,10 @@ func (m *MM) procTitle() ([]byte, error) {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b, err = b[:i+1], nil
 	}
-	return b[:min(len(b), int(end-m.ArgStart))], err
+	if n := uint64(end - m.ArgStart); uint64(len(b)) > n {
+		b = b[:n]
+	}
+	return b, err
 }
 
 // Environ returns the environment strings as /proc/PID/environ shows them: each

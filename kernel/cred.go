@@ -1,8 +1,13 @@
 package kernel
 
+// Caps is a set of capabilities, bit CAP_* of include/uapi/linux/capability.h.
+type Caps uint64
+
+// Words returns the set as two 32-bit words, low first, as CRIU writes it.
+func (c Caps) Words() [2]uint32 { return [2]uint32{uint32(c), uint32(c >> 32)} }
+
 // Cred is a set of credentials. All ids are those of the initial user namespace;
-// UserNS maps them. Capability sets have bit CAP_* of
-// include/uapi/linux/capability.h.
+// UserNS maps them.
 type Cred struct {
 	k    *Kernel
 	Addr Addr // of the cred
@@ -20,11 +25,11 @@ type credFields struct {
 	FSUID          uint32 `k:"fsuid"`
 	FSGID          uint32 `k:"fsgid"`
 	SecureBits     uint32 `k:"securebits"`
-	CapInheritable uint64 `k:"cap_inheritable"` // two words up to 6.2, one since
-	CapPermitted   uint64 `k:"cap_permitted"`
-	CapEffective   uint64 `k:"cap_effective"`
-	CapBounding    uint64 `k:"cap_bset"`
-	CapAmbient     uint64 `k:"cap_ambient"`
+	CapInheritable Caps   `k:"cap_inheritable"` // two words up to 6.2, one since
+	CapPermitted   Caps   `k:"cap_permitted"`
+	CapEffective   Caps   `k:"cap_effective"`
+	CapBounding    Caps   `k:"cap_bset"`
+	CapAmbient     Caps   `k:"cap_ambient"`
 	UserNSAddr     Addr   `k:"user_ns"`
 	GroupInfo      Addr   `k:"group_info"`
 	SessionKeyring Addr   `k:"session_keyring,opt"`

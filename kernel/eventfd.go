@@ -50,7 +50,7 @@ func (f *File) SignalFD() (mask uint64, err error) {
 type EpollItem struct {
 	FD     int32  // the number that it was added by
 	File   Addr   // struct file, which the number may no longer lead to
-	Events uint32 // EPOLL*; 0 but for EPOLLONESHOT and EPOLLET after a one-shot fired
+	Events uint32 // EPOLL*; after a one-shot fired only the flags that are no events
 	Data   uint64
 	Ready  bool // on the ready list
 }
@@ -75,7 +75,7 @@ var (
 
 // maxEpollItems bounds the files of one epoll instance (fs.epoll.max_user_watches
 // is some hundred thousand per GiB).
-const maxEpollItems = 1 << 22
+const maxEpollItems = 1 << 21
 
 // Epoll returns the files that an epoll instance watches, in the order of its tree.
 // Source: fs/eventpoll.c:ep_show_fdinfo.

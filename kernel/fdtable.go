@@ -51,6 +51,9 @@ var (
 // hold the table in its memory.
 const maxFDs = 1 << 28
 
+// maxBadFDs is how many unreadable files make a table broken.
+const maxBadFDs = 256
+
 // FilesUsers returns how many tasks and others share t's descriptor table, 0 if it
 // has none. More than the threads of the process means CLONE_FILES beyond it.
 func (t *Task) FilesUsers() (int, error) {
@@ -89,6 +92,7 @@ func (t *Task) Files() iter.Seq2[FD, error] {
 			fail(corrupt(f.FDT, "fdtable", "max_fds is %d", tab.MaxFDs))
 			return
 		}
+		bad := 0
 		for word := 0; word < int(tab.MaxFDs)/64; word++ {
 			open, err := k.ReadU64(tab.OpenFDs.Add(8 * word))
 			if err != nil {
@@ -114,6 +118,10 @@ func (t *Task) Files() iter.Seq2[FD, error] {
 					fd.File, err = k.FileAt(a)
 				}
 				if err != nil {
+					if bad++; bad > maxBadFDs {
+						fail(corrupt(f.FDT, "fdtable", "%d files cannot be read", bad))
+						return
+					}
 					err = fmt.Errorf("pid %d, fd %d: %w", t.PID, fd.Num, err)
 				}
 				if !yield(fd, err) {

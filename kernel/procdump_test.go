@@ -126,9 +126,9 @@ func field(text, key string) string {
 	return ""
 }
 
-// compareTask compares everything that package kernel says of a process's
+// compareProcess compares everything that package kernel says of a process's
 // environment with the guest's own /proc.
-func compareTask(k *kernel.Kernel, pid kernel.PID, p *procTask) differences {
+func compareProcess(k *kernel.Kernel, pid kernel.PID, p *procTask, dump *procDump) differences {
 	d := differences{}
 	at := func(what string) string { return fmt.Sprintf("pid %d (%s): %s", pid, strings.TrimSpace(p.Comm), what) }
 	t, err := k.Task(pid)
@@ -136,13 +136,24 @@ func compareTask(k *kernel.Kernel, pid kernel.PID, p *procTask) differences {
 		d.add("%s: %v", at("task"), err)
 		return d
 	}
-	compareFDs(d, at, t, p)
-	compareFS(d, at, t, p)
 	compareStatus(d, at, t, p)
+	if t.ExitState != 0 { // a zombie has nothing else
+		d.equal(at("cwd"), "<nil>", fmt.Sprint(p.CWD))
+		d.equal(at("ns mnt"), "", p.NS["mnt"])
+		for fd := range t.Files() {
+			d.add("%s: a zombie has it", at(fmt.Sprintf("fd %d", fd.Num)))
+		}
+		return d
+	}
+	if p.FDs != nil {
+		compareFDs(d, at, t, p)
+	}
+	compareFS(d, at, t, p)
 	compareNS(d, at, t, p)
 	compareMounts(d, at, t, p)
 	compareMemory(d, at, t, p)
 	compareCgroup(d, at, t, p)
+	compareCgroupFiles(d, at, t, dump)
 	return d
 }
 
@@ -186,6 +197,7 @@ func compareFD(d differences, at func(string) string, fd kernel.FD, want *procFD
 	}
 	d.equal(at("mnt_id"), mnt, field(want.Info, "mnt_id"))
 	d.equal(at("ino"), f.Inode.Ino, field(want.Info, "ino"))
+	compareFDInfo(d, at, f, want.Info)
 	if st := want.Stat; st != nil {
 		in := f.Inode
 		if f.Kind == kernel.KindPidFD || f.SB.Type == "anon_inodefs" {
@@ -247,7 +259,7 @@ func compareStatus(d differences, at func(string) string, t *kernel.Task, p *pro
 	d.equal(at("Uid"), fmt.Sprint(c.UID, c.EUID, c.SUID, c.FSUID), field(p.Status, "Uid"))
 	d.equal(at("Gid"), fmt.Sprint(c.GID, c.EGID, c.SGID, c.FSGID), field(p.Status, "Gid"))
 	d.equal(at("Groups"), strings.Trim(fmt.Sprint(c.Groups), "[]"), field(p.Status, "Groups"))
-	for name, set := range map[string]uint64{
+	for name, set := range map[string]kernel.Caps{
 		"CapInh": c.CapInheritable, "CapPrm": c.CapPermitted, "CapEff": c.CapEffective,
 		"CapBnd": c.CapBounding, "CapAmb": c.CapAmbient,
 	} {
@@ -466,9 +478,34 @@ func compareCgroup(d differences, at func(string) string, t *kernel.Task, p *pro
 	}
 }
 
-// compareLimits compares the limits of a task's cgroup with the guest's own files.
-func compareLimits(d differences, c *kernel.CgroupMembership, files map[string]string) {
-	at := func(file string) string { return "cgroup " + c.Path + ": " + file }
+// compareCgroupFiles compares the settings of a task's group and those above it.
+func compareCgroupFiles(d differences, at func(string) string, t *kernel.Task, dump *procDump) {
+	c, err := t.Cgroup()
+	if err != nil {
+		d.add("%s: %v", at("cgroup"), err)
+		return
+	}
+	for g := c.Cgroup; g != nil; {
+		path, err := g.Path()
+		if err != nil {
+			d.add("%s: %v", at("cgroup path"), err)
+			return
+		}
+		files := dump.Cgroups[latin1(path)]
+		if files == nil {
+			d.add("%s: the guest has no %q", at("cgroup"), path)
+		}
+		compareLimits(d, path, g, files)
+		if g, err = g.ParentGroup(); err != nil {
+			d.add("%s: %v", at("parent of cgroup"), err)
+			return
+		}
+	}
+}
+
+// compareLimits compares the limits of a cgroup with the guest's own files.
+func compareLimits(d differences, path string, g *kernel.Cgroup, files map[string]string) {
+	at := func(file string) string { return "cgroup " + path + ": " + file }
 	limit := func(v uint64) string {
 		if v == kernel.NoLimit {
 			return "max"
@@ -481,7 +518,6 @@ func compareLimits(d differences, c *kernel.CgroupMembership, files map[string]s
 		}
 	}
 	flag := map[bool]int{true: 1}
-	g := c.Cgroup
 	check("cgroup.freeze", flag[g.Freeze])
 	check("cgroup.max.depth", strings.Replace(fmt.Sprint(g.MaxDepth), "2147483647", "max", 1))
 	check("cgroup.max.descendants", strings.Replace(fmt.Sprint(g.MaxDescendants), "2147483647", "max", 1))
@@ -531,3 +567,78 @@ func absent(files map[string]string, name string) string {
 	}
 	return "absent"
 }
+
+// compareFDInfo compares what fdinfo tells of special files.
+func compareFDInfo(d differences, at func(string) string, f *kernel.File, info string) {
+	hex := func(key string) uint64 {
+		v, err := strconv.ParseUint(field(info, key), 16, 64)
+		if err != nil {
+			d.add("%s: the guest says %q", at(key), field(info, key))
+		}
+		return v
+	}
+	switch f.Kind {
+	case kernel.KindEventFD:
+		e, err := f.EventFD()
+		if err != nil {
+			d.add("%s: %v", at("eventfd"), err)
+			return
+		}
+		d.equal(at("eventfd-count"), e.Count, hex("eventfd-count"))
+		d.equal(at("eventfd-id"), e.ID, field(info, "eventfd-id"))
+	case kernel.KindSignalFD:
+		mask, err := f.SignalFD()
+		if err != nil {
+			d.add("%s: %v", at("signalfd"), err)
+		}
+		d.equal(at("sigmask"), mask, hex("sigmask"))
+	case kernel.KindEpoll:
+		items, err := f.Epoll()
+		if err != nil {
+			d.add("%s: %v", at("epoll"), err)
+		}
+		var got, want []string
+		for _, it := range items {
+			got = append(got, fmt.Sprintf("%d %x %x", it.FD, it.Events, it.Data))
+		}
+		for line := range strings.Lines(info) {
+			if f := strings.Fields(line); f[0] == "tfd:" {
+				want = append(want, fmt.Sprintf("%s %s %s", f[1], f[3], f[5]))
+			}
+		}
+		d.equal(at("tfd"), got, want)
+	case kernel.KindTimerFD:
+		compareTimerFD(d, at, f, info)
+	}
+}
+
+func compareTimerFD(d differences, at func(string) string, f *kernel.File, info string) {
+	now, err := f.Kernel().Clocks()
+	if err != nil {
+		d.add("%s: %v", at("clocks"), err)
+	}
+	t, err := f.TimerFD(now)
+	if err != nil {
+		d.add("%s: %v", at("timerfd"), err)
+		return
+	}
+	d.equal(at("clockid"), t.Clock, field(info, "clockid"))
+	d.equal(at("ticks"), t.Ticks, field(info, "ticks"))
+	d.equal(at("settime flags"), fmt.Sprintf("0%o", t.SettimeFlags), field(info, "settime flags"))
+	seconds := func(key string) float64 {
+		var sec, nsec float64
+		if _, err := fmt.Sscanf(field(info, key), "(%f, %f)", &sec, &nsec); err != nil {
+			d.add("%s: the guest says %q", at(key), field(info, key))
+		}
+		return sec + nsec/1e9
+	}
+	d.equal(at("it_interval"), t.Interval.Seconds(), seconds("it_interval"))
+	// The dump was made before; time goes on.
+	if was, is := seconds("it_value"), t.Value.Seconds(); is > was+1 || is < was-timerSlack || was > 0 != (is > 0) {
+		d.add("%s: %v s left, the guest said %v s", at("it_value"), is, was)
+	}
+}
+
+// timerSlack is how long ago a dump may have been made, in seconds. The timers of
+// the zoo run longer.
+const timerSlack = 900

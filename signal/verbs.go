@@ -54,6 +54,9 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 	if err := refuse(t, sig); err != nil {
 		return nil, err
 	}
+	if sig == 0 || sig > sigMax {
+		return nil, &RefusedError{t.PID, t.Comm, ErrBadSignal}
+	}
 	deliver, err := o.choose(opt.Strategy)
 	if err != nil {
 		return nil, err
@@ -166,8 +169,6 @@ func refuse(t *kernel.Task, sig Signal) error {
 		return no(ErrExited)
 	case t.PID <= 1 && sig != SIGCONT:
 		return no(ErrInit)
-	case sig > sigMax:
-		return no(ErrBadSignal)
 	}
 	for u, err := range t.Threads() {
 		if err != nil {

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,13 +34,18 @@ func ovmJSON[T any](t *testing.T, args ...string) (v T) {
 	return v
 }
 
-// busyGuest boots a guest with more than a hundred processes in it.
+var busy sync.Map // suites whose guest is busy already
+
+// busyGuest returns a guest with more than a hundred processes in it, which tests
+// share.
 func busyGuest(t *testing.T, suite string) *testvm.VM {
 	t.Helper()
-	vm := testvm.Start(t, testvm.Config{Suite: suite, Memory: 1 << 30})
-	out, err := vm.Exec(t.Context(), "/opt/ovm/busy.sh")
-	require.NoError(t, err)
-	t.Logf("busy.sh: %s", bytes.TrimSpace(out))
+	vm := testvm.StartShared(t, testvm.Config{Suite: suite, Memory: 1 << 30})
+	if _, done := busy.LoadOrStore(vm, true); !done {
+		out, err := vm.Exec(t.Context(), "/opt/ovm/busy.sh")
+		require.NoError(t, err)
+		t.Logf("busy.sh: %s", bytes.TrimSpace(out))
+	}
 	return vm
 }
 
@@ -86,10 +91,7 @@ func TestProc(t *testing.T) {
 	for _, suite := range suites {
 		t.Run(suite, func(t *testing.T) {
 			vm := busyGuest(t, suite)
-			script, err := os.Open("testdata/procdump.py")
-			require.NoError(t, err)
-			defer script.Close()
-			require.NoError(t, vm.Put(t.Context(), "/root/procdump.py", script, 0o644))
+			put(t, vm, "testdata/procdump.py", "/root/procdump.py")
 
 			// What differs must do so each time: threads of the kernel come and go.
 			var differ map[string]string

@@ -55,11 +55,20 @@ func (u *userMemory) readAbsent(p []byte, a kernel.UserAddr, none *paging.NotMap
 		return fmt.Errorf("%s: nothing is mapped there", a)
 	case none.Entry != 0:
 		return fmt.Errorf("%s: page is not in memory: %w", a, none)
-	case u.vmas[i].File == 0:
+	}
+	v := &u.vmas[i]
+	special, err := u.mm.SpecialName(v)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", a, err)
+	case special == "[vdso]":
+		return u.readVDSO(p, a-v.Start)
+	case special != "":
+		return fmt.Errorf("%s: %s is no memory", a, special)
+	case v.File == 0:
 		clear(p)
 		return nil
 	}
-	v := &u.vmas[i]
 	cache, err := u.pageCache(v.File)
 	if err != nil {
 		return fmt.Errorf("%s: %w", a, err)
@@ -74,6 +83,22 @@ func (u *userMemory) readAbsent(p []byte, a kernel.UserAddr, none *paging.NotMap
 		return fmt.Errorf("%s: %w", a, err)
 	}
 	return nil
+}
+
+// readVDSO reads the code that the kernel maps into every process, from the kernel's
+// own copy.
+func (u *userMemory) readVDSO(p []byte, off kernel.UserAddr) error {
+	k := u.mm.Kernel()
+	image, err := k.Object("vdso_image", u.mm.VDSOImage)
+	if err != nil {
+		return err
+	}
+	data, err := uintField(image, "data")
+	if err != nil {
+		return err
+	}
+	_, err = k.ReadAt(p, kernel.Addr(data)+kernel.Addr(off))
+	return err
 }
 
 func (u *userMemory) pageCache(file kernel.Addr) (*kernel.PageCache, error) {

@@ -41,13 +41,15 @@ func (f *finder) byContent() ([]*Guest, error) {
 	raw := space{mem: f.mem, viewer: f.viewer}
 	for range min(runtime.GOMAXPROCS(0), 4, len(windows)) {
 		wg.Go(func() {
+			windowed := raw
+			windowed.buf = new([]byte)
 			for f.ctx.Err() == nil {
 				i := int(next.Add(1) - 1)
 				if i >= len(windows) {
 					return
 				}
 				w := windows[i]
-				b, err := raw.read(uint64(w.Start), int(w.Len()))
+				b, err := windowed.read(uint64(w.Start), int(w.Len()))
 				if err != nil {
 					continue
 				}
@@ -78,7 +80,7 @@ var errNoBanner = errors.New("no linux_banner that fits its addresses")
 
 // fromTables follows a symbol table that lies at guest-physical addresses a.
 func (f *finder) fromTables(raw space, a symbols.Addrs) (*Guest, error) {
-	t, layout, err := symbols.Open(raw.read, a, plausible)
+	t, layout, err := symbols.Open(raw.read, a, func(t *symbols.Table) bool { return plausible(t, a.TokenTable) })
 	if err != nil {
 		return nil, err
 	}
@@ -118,11 +120,14 @@ func (f *finder) fromTables(raw space, a symbols.Addrs) (*Guest, error) {
 }
 
 // plausible accepts the reading of a symbol table in which the kernel begins on a
-// boundary it can be loaded at.
-func plausible(t *symbols.Table) bool {
+// boundary it can be loaded at: at a virtual address of a kernel image, or before the
+// table itself if addresses are relative to that.
+func plausible(t *symbols.Table, table uint64) bool {
 	text, ok1 := t.Lookup("_text")
 	stext, ok2 := t.Lookup("_stext")
-	return ok1 && ok2 && text%textAlign == 0 && stext-text < textAlign
+	virtual := text >= startKernelMap && text < startKernelMap+imageSpace
+	near := text > 0 && text < table && table-text < maxImage
+	return ok1 && ok2 && (virtual || near) && text%textAlign == 0 && stext-text < textAlign
 }
 
 // byBanner finds where the kernel lies: the symbol table says the banner's virtual

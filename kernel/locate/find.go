@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -12,8 +13,12 @@ import (
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
-// maxCandidates bounds how many different VMCOREINFO texts are looked into.
-const maxCandidates = 64
+// Bounds on traces that memory may be full of: how many are looked at, and how many
+// whose page tables fit are looked into.
+const (
+	maxCandidates = 64
+	maxMapped     = 8
+)
 
 // finder is the state of one Find.
 type finder struct {
@@ -25,9 +30,12 @@ type finder struct {
 
 	sysmap []byte
 
+	nmapped int // candidates whose page tables fit
 	mu      sync.Mutex
 	rejects []error
 }
+
+var errTooMany = errors.New("too many kernels to look into")
 
 // candidate is one VMCOREINFO text and the places it stands at.
 type candidate struct {
@@ -177,6 +185,9 @@ func (f *finder) fromInfo(c candidate) (*Guest, error) {
 	img := f.image(g)
 	if err := f.mapped(g, img, stext, root); err != nil {
 		return nil, err
+	}
+	if f.nmapped++; f.nmapped > 2*maxMapped {
+		return nil, errTooMany
 	}
 	g.step("vmcoreinfo", where, fmt.Sprintf("page tables at %#x map _stext %#x to %#x as phys_base says",
 		uint64(g.Root), stext, uint64(img.phys(stext))))

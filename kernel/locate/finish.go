@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	maxImage  = 256 << 20 // of the kernel image is searched; they are 30 to 60 MiB
+	maxImage  = 128 << 20 // of the kernel image is searched; they are 30 to 60 MiB
 	maxBanner = 1024
 	bannerTag = "Linux version "
 )

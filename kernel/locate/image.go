@@ -20,6 +20,8 @@ type space struct {
 	mem    vmi.Memory
 	viewer vmi.Viewer
 	delta  uint64
+
+	buf *[]byte // if not nil, what read copies into instead of new memory
 }
 
 func (s space) phys(addr uint64) vmi.Phys { return vmi.Phys(addr - s.delta) }
@@ -47,7 +49,16 @@ func (s space) read(addr uint64, n int) ([]byte, error) {
 			return b[:n:n], nil
 		}
 	}
-	b := make([]byte, n)
+	var b []byte
+	switch {
+	case s.buf == nil:
+		b = make([]byte, n)
+	case len(*s.buf) < n:
+		*s.buf = make([]byte, n)
+		fallthrough
+	default:
+		b = (*s.buf)[:n]
+	}
 	if _, err := s.mem.ReadPhys(b, s.phys(addr)); err != nil {
 		return nil, err
 	}

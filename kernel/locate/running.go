@@ -63,13 +63,14 @@ func (f *finder) byCR3(kernels []*Guest) *Guest {
 	return found
 }
 
-// byClock compares xtime_sec in the kernels' timekeeper: in the first words of
-// tk_core the only number that can be a time of day in seconds.
+// byClock compares the time of day in the kernels' timekeepers, tkr_mono.base_real:
+// among the first words of tk_core it is the largest that can be a number of
+// nanoseconds since 1970.
 func (f *finder) byClock(kernels []*Guest) *Guest {
 	const (
 		words = 48
-		least = 1_000_000_000 // 2001
-		most  = 10_000_000_000
+		least = 1_000_000_000_000_000_000 // 2001
+		most  = 4_000_000_000_000_000_000 // 2096
 	)
 	var best *Guest
 	var latest uint64

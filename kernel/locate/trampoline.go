@@ -35,6 +35,9 @@ func (f *finder) byTrampoline() ([]*Guest, error) {
 			if !ok {
 				continue
 			}
+			if f.nmapped++; f.nmapped > maxMapped {
+				return kernels, nil
+			}
 			g, err := f.fromMap(m, top, at)
 			if err != nil {
 				f.reject(fmt.Sprintf("trampoline at %#x", uint64(at)), err)

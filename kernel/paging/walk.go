@@ -15,7 +15,7 @@ var ErrLimit = errors.New("page tables larger than guest memory")
 
 // spareTables is added to the bound of a walk, for kernels that map the same
 // table several times.
-const spareTables = 1 << 16
+const spareTables = 1 << 14
 
 // walker is the state of one Walk.
 type walker struct {

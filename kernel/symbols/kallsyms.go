@@ -1,13 +1,14 @@
 package symbols
 
 import (
+	"bytes"
 	"encoding/binary"
 )
 
 // Bounds on what a guest may claim.
 const (
 	maxSymbols  = 1 << 21 // a kernel with all debug options has 300,000
-	maxNames    = 64 << 20
+	maxNames    = 32 << 20
 	maxName     = 1024 // KSYM_NAME_LEN is 512 (128 before 6.1)
 	markEvery   = 64   // names between two entries of kallsyms.marks
 	tokenCount  = 256
@@ -52,31 +53,39 @@ type tokens struct {
 	long  [tokenCount][]byte // nil if size ≤ 16
 }
 
-// newTokens checks index and table and reads the dictionary from them.
-func newTokens(table, index []byte) (*tokens, bool) {
+// dictionary checks that table and index are one: each string begins where the index
+// says. It calls each with all of them, if each is not nil.
+func dictionary(table, index []byte, each func(i, begin, end int)) bool {
 	if len(index) < 2*tokenCount {
-		return nil, false
+		return false
 	}
-	t := &tokens{}
 	at := 0
 	for i := range tokenCount {
 		if int(binary.LittleEndian.Uint16(index[2*i:])) != at || at >= len(table) {
-			return nil, false
+			return false
 		}
-		end := at
-		for end < len(table) && table[end] != 0 {
-			end++
+		n := bytes.IndexByte(table[at:min(at+maxName+1, len(table))], 0)
+		if n < 0 {
+			return false
 		}
-		if end == len(table) || end-at > maxName {
-			return nil, false
+		if each != nil {
+			each(i, at, at+n)
 		}
-		t.size[i] = uint16(end - at)
-		if copy(t.short[i][:], table[at:end]); end-at > 16 {
-			t.long[i] = table[at:end:end]
-		}
-		at = end + 1
+		at += n + 1
 	}
-	return t, true
+	return true
+}
+
+// newTokens reads the dictionary; it keeps table.
+func newTokens(table, index []byte) (*tokens, bool) {
+	t := &tokens{}
+	ok := dictionary(table, index, func(i, begin, end int) {
+		t.size[i] = uint16(end - begin)
+		if copy(t.short[i][:], table[begin:end]); end-begin > 16 {
+			t.long[i] = table[begin:end:end]
+		}
+	})
+	return t, ok
 }
 
 // nameLen returns the number of tokens of the name at p and the size of the length

@@ -12,16 +12,17 @@ import (
 // try did accept one.
 //
 // The landmark is the dictionary: digits never grow into longer tokens, so "0" to
-// "9" stand in it in a row, each with its zero byte.
+// "9" stand in it in a row, each with its zero byte. The time Search takes is
+// proportional to the size of region, whatever is in it.
 func Search(region []byte, base uint64, try func(Addrs) bool) bool {
-	budget := maxHops
+	budget := len(region)/4 + 1<<22
 	for at := 0; ; {
 		hit := digitRun(region, at)
 		if hit < 0 || budget <= 0 {
 			return false
 		}
 		at = hit + 20
-		table, index, ok := tokenTable(region, hit)
+		table, index, ok := tokenTable(region, hit, &budget)
 		if !ok {
 			continue
 		}
@@ -62,9 +63,6 @@ func tryOffsets(a Addrs, region []byte, base uint64, num, n int, try func(Addrs)
 	return false
 }
 
-// maxHops bounds the names that one Search walks over.
-const maxHops = 1 << 26
-
 // digitRun returns the offset of the next "0\0" "1\0" … "9\0" at or behind from, or
 // -1. Any eight aligned bytes within it are digits and zeros in turn, which is what
 // is looked for: one test for eight bytes.
@@ -104,7 +102,7 @@ func digitRun(b []byte, from int) int {
 
 // tokenTable checks that the digits at hit belong to a dictionary: 256 strings and
 // behind them the table of their offsets. It returns the offsets of both.
-func tokenTable(b []byte, hit int) (table, index int, ok bool) {
+func tokenTable(b []byte, hit int, budget *int) (table, index int, ok bool) {
 	p := hit
 	for range tokenCount - '0' {
 		end := p
@@ -116,6 +114,7 @@ func tokenTable(b []byte, hit int) (table, index int, ok bool) {
 		}
 		p = end + 1
 	}
+	*budget -= 4 * (p - hit)
 	for pad := 0; pad < 8; pad++ {
 		index = p + pad
 		if index+2*tokenCount > len(b) || pad > 0 && b[index-1] != 0 {
@@ -125,7 +124,7 @@ func tokenTable(b []byte, hit int) (table, index int, ok bool) {
 		if table < 0 || index-table > maxTokenTab+8 {
 			continue
 		}
-		if _, ok := newTokens(b[table:index], b[index:]); ok {
+		if dictionary(b[table:index], b[index:], nil) {
 			return table, index, true
 		}
 	}
@@ -144,6 +143,7 @@ func namesBefore(b []byte, table int, budget *int) (names, num, n int) {
 	var k kallsyms
 	for _, align := range aligns {
 		for num = (table - 8) &^ (align - 1); num >= 0 && table-num < maxNames && *budget > 0; num -= align {
+			*budget--
 			if n, ok := namesAt(&k, b[num:table], num, align, budget); ok {
 				return num + align, num, n
 			}

@@ -11,12 +11,13 @@ def child(f):
         except BaseException as e:
             sys.stderr.write("%s: %r\n" % (f.__name__, e)); sys.stderr.flush()
             os._exit(1)
-        os.write(w, b"x")
+        os.write(w, b"x"); os.close(w)
         while True:
             signal.pause()
     os.close(w)
     if os.read(r, 1) != b"x":
         print("zoo: failed", f.__name__, flush=True)
+    os.close(r)
     kids.append((f.__name__, p))
 
 def files():
@@ -24,7 +25,7 @@ def files():
     f = os.open(d + "/pos", os.O_RDWR | os.O_CREAT, 0o640)
     os.write(f, b"0123456789"); os.lseek(f, 4, 0)
     os.open(d + "/app", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK)
-    g = os.open(d + "/gone", os.O_RDWR | os.O_CREAT); os.unlink(d + "/gone")
+    g = os.open(d + "/gone", os.O_RDWR | os.O_CREAT); os.write(g, b"ghost " * 5000); os.unlink(d + "/gone")
     os.open(d + "/new\nline \t\\x", os.O_RDWR | os.O_CREAT)
     n = os.open(d + "/" + "long" * 60, os.O_RDWR | os.O_CREAT)
     fcntl.fcntl(n, fcntl.F_SETOWN, os.getpid()); fcntl.fcntl(n, 10, signal.SIGUSR1)
@@ -99,16 +100,15 @@ def userns():
     os.setgroups([])
     pid = os.getpid()
     if libc.unshare(0x10000000): raise OSError(ctypes.get_errno())
-    r, w = os.pipe()
     if os.fork() == 0:
-        pass
+        while True: signal.pause()
 def pidtimens():
     if libc.unshare(0x20000000 | 0x80): raise OSError(ctypes.get_errno())
     open("/proc/self/timens_offsets", "w").write("monotonic 1000 5\nboottime 7 0\n")
     if os.fork() == 0:
         while True: signal.pause()
 def many():
-    global l; l = [os.open("/dev/null", os.O_RDONLY) for _ in range(900)]
+    global l; l = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
     for f in l[::3]: os.close(f)
 def bigenv():
     os.execve("/bin/sleep", ["sleep", "100000"], {"A%d" % i: "v" * 1000 for i in range(50)})
@@ -131,7 +131,24 @@ def seqpos():
     import array
     fd = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY); os.scandir(fd).__next__()
 
-for f in (files, gonecwd, chrooted, pipes, ptys, anon, sockets, creds, capped, namespaces, userns, pidtimens, many, cgroups, sec, seqpos):
+def hugeshm():
+    os.makedirs("/root/huge", exist_ok=True)
+    if libc.mount(b"none", b"/root/huge", b"tmpfs", 0, b"huge=always"): raise OSError(ctypes.get_errno())
+    f = os.open("/root/huge/big", os.O_RDWR | os.O_CREAT)
+    for i in range(1280): os.write(f, struct.pack("I", i) * 1024)
+    h = os.open("/root/huge/holes", os.O_RDWR | os.O_CREAT)
+    os.pwrite(h, b"end", 50 << 20); os.posix_fallocate(h, 60 << 20, 8192)
+def swapped():
+    os.system("dd if=/dev/zero of=/root/swap bs=1M count=16 2>/dev/null; chmod 600 /root/swap; mkswap /root/swap >/dev/null; swapon /root/swap")
+    d = "/sys/fs/cgroup/swapped"; os.makedirs(d, exist_ok=True)
+    open(d + "/cgroup.procs", "w").write(str(os.getpid()))
+    m = os.memfd_create("swapped"); os.write(m, b"0123456789abcdef" * (1 << 16))
+    r = os.open(d + "/memory.reclaim", os.O_WRONLY)
+    for _ in range(5):
+        try: os.write(r, b"1M")
+        except OSError: pass # did what it could
+
+for f in (hugeshm, swapped, files, gonecwd, chrooted, pipes, ptys, anon, sockets, creds, capped, namespaces, userns, pidtimens, many, cgroups, sec, seqpos):
     child(f)
 if os.fork() == 0:
     bigenv()
