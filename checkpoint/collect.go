@@ -104,13 +104,7 @@ func (c *collector) clocks() (err error) {
 	if c.now, err = c.k.Clocks(); err != nil {
 		return err
 	}
-	boot := c.now.Monotonic + c.now.Boot
-	ms, mn := split(c.now.Monotonic, 1)
-	bs, bn := split(boot, 1)
-	c.out.timens = &timens.TimensEntry{
-		Monotonic: &timens.Timespec{TvSec: ms, TvNsec: mn}, Boottime: &timens.Timespec{TvSec: bs, TvNsec: bn},
-	}
-	return nil
+	return c.timeNamespace()
 }
 
 // threads collects every thread of the process.
