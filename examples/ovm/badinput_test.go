@@ -305,3 +305,14 @@ func TestEndInMidSave(t *testing.T) {
 		empty(t)
 	})
 }
+
+// requireUsage runs ovm in this process, which must exit with 2 and one line that
+// holds want.
+func requireUsage(t *testing.T, want string, args ...string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := run(args, &stdout, &stderr)
+	require.Equalf(t, exitUsage, code, "ovm %v: %s", args, stderr.String())
+	require.Regexpf(t, `^ovm: [^\n]+\n$`, stderr.String(), "ovm %v", args)
+	require.Containsf(t, stderr.String(), want, "ovm %v", args)
+}
