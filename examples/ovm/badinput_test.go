@@ -66,6 +66,9 @@ while True:
 `, mib)}})
 	require.NoError(t, err)
 	v.pid = strconv.Itoa(pid)
+	t.Cleanup(func() {
+		_, _ = vm.Exec(context.WithoutCancel(t.Context()), "kill", "-9", v.pid)
+	})
 	v.requireRuns(t)
 	return v
 }
@@ -92,7 +95,7 @@ func (v *victim) requireRuns(t *testing.T) {
 
 // TestBadInput makes every mistake that has to do with a guest.
 func TestBadInput(t *testing.T) {
-	vm := testvm.StartShared(t, testvm.Config{Suite: "trixie"})
+	vm := sharedGuest(t, "trixie")
 	qmp := "qmp:" + vm.QMPSocket()
 	v := startVictim(t, vm, 4)
 	images := filepath.Join(t.TempDir(), "images")

@@ -15,7 +15,7 @@ import (
 func TestExplore(t *testing.T) {
 	for _, suite := range suites {
 		t.Run(suite, func(t *testing.T) {
-			vm := testvm.StartShared(t, testvm.Config{Suite: suite})
+			vm := sharedGuest(t, suite)
 			e := explorer{vm, "qmp:" + vm.QMPSocket()}
 			t.Run("info", e.info)
 			t.Run("sym", e.symbols)
@@ -58,7 +58,7 @@ func (e explorer) info(t *testing.T) {
 	require.Equal(t, 4, i.Levels)
 	require.Equal(t, []int{0}, i.OnlineCPUs)
 	require.Len(t, i.VCPUs, 1)
-	require.Equal(t, []infoRange{{0, 512 << 20}}, i.Memory)
+	require.Equal(t, []infoRange{{0, 1 << 30}}, i.Memory)
 	require.NotEmpty(t, i.Found)
 	require.Contains(t, e.text(t, "info"), i.Release)
 }
