@@ -66,6 +66,9 @@ while True:
 `, mib)}})
 	require.NoError(t, err)
 	v.pid = strconv.Itoa(pid)
+	t.Cleanup(func() {
+		_, _ = vm.Exec(context.WithoutCancel(t.Context()), "kill", "-9", v.pid)
+	})
 	v.requireRuns(t)
 	return v
 }
@@ -92,7 +95,7 @@ func (v *victim) requireRuns(t *testing.T) {
 
 // TestBadInput makes every mistake that has to do with a guest.
 func TestBadInput(t *testing.T) {
-	vm := testvm.StartShared(t, testvm.Config{Suite: "trixie"})
+	vm := sharedGuest(t, "trixie")
 	qmp := "qmp:" + vm.QMPSocket()
 	v := startVictim(t, vm, 4)
 	images := filepath.Join(t.TempDir(), "images")
@@ -304,4 +307,15 @@ func TestEndInMidSave(t *testing.T) {
 		}, args...)
 		empty(t)
 	})
+}
+
+// requireUsage runs ovm in this process, which must exit with 2 and one line that
+// holds want.
+func requireUsage(t *testing.T, want string, args ...string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := run(args, &stdout, &stderr)
+	require.Equalf(t, exitUsage, code, "ovm %v: %s", args, stderr.String())
+	require.Regexpf(t, `^ovm: [^\n]+\n$`, stderr.String(), "ovm %v", args)
+	require.Containsf(t, stderr.String(), want, "ovm %v", args)
 }
