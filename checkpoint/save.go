@@ -141,7 +141,8 @@ func (r *Result) write(ctx context.Context, k *kernel.Kernel, pid kernel.PID, d 
 		return err
 	}
 	r.Threads, r.Bytes = s.Threads(), s.Bytes()
-	r.Issues, r.External, r.RestoreOptions = s.Issues(), s.External(), s.RestoreOptions()
+	r.Issues = append([]Issue{}, s.Issues()...) // an empty list in JSON, not null
+	r.External, r.RestoreOptions = s.External(), s.RestoreOptions()
 	if err := s.WriteImages(ctx, d, true); err != nil {
 		return err
 	}
