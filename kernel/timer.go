@@ -179,29 +179,21 @@ func (t *Task) posixTimer(a Addr, now Clocks) (PosixTimer, error) {
 }
 
 func (t *Task) posixTimerValue(p *PosixTimer, raw *kItimer, now Clocks) error {
-	base := now.Monotonic
 	switch raw.Clock {
-	case clockMonotonic:
-	case clockRealtime:
-		base += now.Real
-	case clockBoottime:
-		base += now.Boot
-	case clockTAI:
-		base += now.TAI
+	case clockMonotonic, clockRealtime, clockBoottime, clockTAI:
 	default:
 		if raw.Clock >= 0 || raw.CPUNode != 0 {
 			p.Unsupported = "the clock of an armed CPU or alarm timer cannot be read from outside"
 		}
 		return nil
 	}
-	h, err := hrtimerLayout.Load(t.k, raw.Real)
-	if err != nil {
-		return err
+	// The timer's own base, not its clock, says what its expiry counts from: a
+	// relative one on CLOCK_REALTIME runs on the monotonic clock.
+	expires, at, armed, err := t.k.hrtimerState(raw.Real, now)
+	if err == nil && armed {
+		p.Value = atLeastDue(expires - at)
 	}
-	if h.armed() {
-		p.Value = atLeastDue(time.Duration(h.Expires) - base)
-	}
-	return nil
+	return err
 }
 
 // memberIs says whether a member of a struct is itself a struct called want, and

@@ -31,8 +31,10 @@ func (c *Capabilities) MarshalJSON() ([]byte, error) {
 		}
 		return err.Error()
 	}
-	return json.Marshal(map[string]string{"release": c.Release, "kernel": say(c.ByKernel),
-		"bitmap": say(c.ByBitmap), "freeze": say(c.Freeze), "kick": say(c.KickIdle)})
+	return json.Marshal(map[string]string{
+		"release": c.Release, "kernel": say(c.ByKernel),
+		"bitmap": say(c.ByBitmap), "freeze": say(c.Freeze), "kick": say(c.KickIdle),
+	})
 }
 
 // Probe finds out what can be done to the guest, without writing to it. The error
@@ -53,7 +55,7 @@ type place struct {
 	rq, callQueue, lazyList, work, timerBase kernel.Addr
 	lastNMIRIP, swallowNMI                   kernel.Addr
 	doBPFSendSignal, wakeUpProcess           kernel.Addr
-	processTimeout, slots                    kernel.Addr
+	processTimeout                           kernel.Addr
 
 	tifSigPending, tifNeedResched uint64 // masks
 	stateWidth                    int

@@ -40,8 +40,10 @@ func FuzzSigPendingFromCode(f *testing.F) {
 }
 
 func TestVersionAtLeast(t *testing.T) {
-	for release, want := range map[string]bool{"6.18.0-1-amd64": true, "6.18-rc1": true, "7.0": true, "6.17.9": false,
-		"6.12.107+deb13-cloud-amd64": false, "6.1.0-50-cloud-amd64": false, "5.10.0": false, "": false, "garbage": false, "6": false, "6.": false, "10.2": true} {
+	for release, want := range map[string]bool{
+		"6.18.0-1-amd64": true, "6.18-rc1": true, "7.0": true, "6.17.9": false,
+		"6.12.107+deb13-cloud-amd64": false, "6.1.0-50-cloud-amd64": false, "5.10.0": false, "": false, "garbage": false, "6": false, "6.": false, "10.2": true,
+	} {
 		require.Equal(t, want, versionAtLeast(release, 6, 18), release)
 	}
 }

@@ -99,26 +99,38 @@ func (f *Frozen) freeze(ctx context.Context) error {
 	var written time.Time
 	var last string
 	for patience := 10 * time.Millisecond; ; patience = min(2*patience, 500*time.Millisecond) {
-		if err := f.hold(ctx); err != nil {
+		more, err := f.hold(ctx)
+		if err != nil {
 			return err
 		}
 		if written.IsZero() {
 			written = f.o.resumed
 		}
 		round, cancel := context.WithTimeout(ctx, patience)
-		err := waitFor(round, func() (bool, error) {
-			waiting, err := f.look()
-			last = waiting
-			return waiting == "", err
-		}, nil)
+		if more {
+			err = waitFor(round, f.o.allLanded, nil)
+		} else {
+			err = waitFor(round, func() (bool, error) {
+				waiting, err := f.look()
+				last = waiting
+				return waiting == "", err
+			}, nil)
+		}
 		cancel()
-		if err == nil {
+		if err == nil && !more {
 			break
+		}
+		if err == nil {
+			patience /= 2 // there was nothing to be patient about
+			continue
 		}
 		if ctx.Err() != nil {
 			return f.o.timeout("freeze", last, "", context.Cause(ctx))
 		}
 		if !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if err := f.o.nudge(ctx); err != nil {
 			return err
 		}
 	}
@@ -134,11 +146,11 @@ func (f *Frozen) freeze(ctx context.Context) error {
 }
 
 // hold marks every thread and wakes those that sleep, as far as there is room for
-// wake-ups; the next round wakes the others.
-func (f *Frozen) hold(ctx context.Context) error {
+// wake-ups; more says that there was not enough.
+func (f *Frozen) hold(ctx context.Context) (more bool, err error) {
 	o := f.o
 	var marked []*thread
-	err := o.transact(ctx, func(ctx context.Context, p *plan) error {
+	err = o.transact(ctx, func(ctx context.Context, p *plan) error {
 		o.report.Attempts++
 		marked = nil
 		if err := refuse(f.leader, 0); err != nil {
@@ -172,7 +184,8 @@ func (f *Frozen) hold(ctx context.Context) error {
 				asleep = append(asleep, t)
 			}
 		}
-		_, err = o.planWake(ctx, p, asleep)
+		served, err := o.planWake(ctx, p, asleep)
+		more = served < len(asleep)
 		return err
 	})
 	if err == nil {
@@ -180,12 +193,15 @@ func (f *Frozen) hold(ctx context.Context) error {
 			f.ours[t.Addr] = idOf(t.Task)
 		}
 	}
-	return err
+	return more, err
 }
 
 // inTrap says whether the thread needs no push: it is in the trap, or stopped and
-// will enter it before it does anything else.
-func (t *thread) inTrap() bool { return t.Frozen || t.State&kernel.TaskStopped != 0 }
+// will enter it before it does anything else. The frozen bit alone does not say so:
+// a thread that waits for its vfork child has it too (kernel/fork.c:wait_for_vfork_done).
+func (t *thread) inTrap() bool {
+	return t.Frozen && t.State&kernel.TaskInterruptible != 0 || t.State&kernel.TaskStopped != 0
+}
 
 // isHeld says whether the thread is off its processor for good. The jobctl bit is
 // set, or was just planned.

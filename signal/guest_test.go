@@ -213,6 +213,11 @@ func (tab table) log(t *testing.T) {
 	t.Log(b.String())
 }
 
+// shortLived is a process that exits about when it is found.
+func shortLived(i int) testvm.Process {
+	return testvm.Process{Argv: []string{"sleep", fmt.Sprintf("0.%03d", 10*i)}}
+}
+
 // loads are what else goes on in the guest.
 var loads = []struct {
 	name string

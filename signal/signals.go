@@ -21,9 +21,11 @@ const (
 )
 
 // signalNames is include/uapi/asm-generic/signal.h.
-var signalNames = [...]string{"", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV",
+var signalNames = [...]string{
+	"", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV",
 	"USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
-	"VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS"}
+	"VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+}
 
 // String returns the signal's name, such as "SIGSTOP" or "SIGRTMIN+3", with
 // SIGRTMIN as user programs count it (34).

@@ -7,8 +7,10 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	for in, want := range map[string]Signal{"TERM": 15, "SIGTERM": 15, "sigkill": 9, "19": 19, "64": 64, "STKFLT": 16,
-		"SYS": 31, "RTMIN": 34, "SIGRTMIN+3": 37, "RTMIN+30": 64, "CONT": 18} {
+	for in, want := range map[string]Signal{
+		"TERM": 15, "SIGTERM": 15, "sigkill": 9, "19": 19, "64": 64, "STKFLT": 16,
+		"SYS": 31, "RTMIN": 34, "SIGRTMIN+3": 37, "RTMIN+30": 64, "CONT": 18,
+	} {
 		got, err := Parse(in)
 		require.NoError(t, err, in)
 		require.Equal(t, want, got, in)

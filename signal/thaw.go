@@ -26,28 +26,34 @@ func (f *Frozen) Thaw(ctx context.Context) error {
 
 func (f *Frozen) thaw(ctx context.Context) error {
 	o := f.o
-	if err := f.release(ctx); err != nil {
-		return err
-	}
 	var waiting string
-	err := waitFor(ctx, func() (ok bool, err error) {
-		waiting, err = f.stillHeld()
-		if err != nil || waiting != "" {
-			return false, err
-		}
-		return o.allLanded()
-	}, func() error {
-		if err := o.nudge(ctx); err != nil {
+	for more := true; more; {
+		var err error
+		if more, err = f.release(ctx); err != nil {
 			return err
 		}
-		return f.release(ctx)
-	})
-	if err != nil {
-		// Leave nothing forged behind in the kernel's lists.
-		err = o.timeout("thaw", waiting, "", err)
-		fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
-		defer cancel()
-		return errors.Join(err, o.cancelWakes(fresh))
+		err = waitFor(ctx, func() (ok bool, err error) {
+			if !more {
+				waiting, err = f.stillHeld()
+			}
+			if err != nil || waiting != "" {
+				return false, err
+			}
+			return o.allLanded()
+		}, func() error {
+			if err := o.nudge(ctx); err != nil {
+				return err
+			}
+			_, err := f.release(ctx)
+			return err
+		})
+		if err != nil {
+			// Leave nothing forged behind in the kernel's lists.
+			err = o.timeout("thaw", waiting, "", err)
+			fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
+			defer cancel()
+			return errors.Join(err, o.cancelWakes(fresh))
+		}
 	}
 	return errors.Join(o.settle(ctx), o.afterKick())
 }
@@ -79,10 +85,10 @@ func (f *Frozen) ourThreads() ([]*thread, error) {
 }
 
 // release clears the mark of every thread and wakes those that are in the trap, as
-// far as there is room for wake-ups.
-func (f *Frozen) release(ctx context.Context) error {
+// far as there is room for wake-ups; more says that there was not enough.
+func (f *Frozen) release(ctx context.Context) (more bool, err error) {
 	o := f.o
-	return o.transact(ctx, func(ctx context.Context, p *plan) error {
+	err = o.transact(ctx, func(ctx context.Context, p *plan) error {
 		if err := o.planSettle(p); err != nil {
 			return err
 		}
@@ -106,9 +112,11 @@ func (f *Frozen) release(ctx context.Context) error {
 				trapped = append(trapped, t)
 			}
 		}
-		_, err = o.planWake(ctx, p, trapped)
+		served, err := o.planWake(ctx, p, trapped)
+		more = served < len(trapped)
 		return err
 	})
+	return more, err
 }
 
 // stillHeld says which threads have not left the trap, "" for none.
@@ -121,8 +129,9 @@ func (f *Frozen) stillHeld() (string, error) {
 		return "", err
 	}
 	for _, t := range threads {
-		// A stopped thread counts as frozen too (kernel/signal.c:do_signal_stop).
-		if t.Frozen && t.State&kernel.TaskStopped == 0 || t.JobCtl&jobctlTrapFreeze != 0 {
+		// A stopped thread and one that waits for its vfork child count as frozen
+		// to the kernel (kernel/signal.c:do_signal_stop, kernel/fork.c).
+		if t.Frozen && t.State&(kernel.TaskStopped|kernel.TaskUninterruptible) == 0 || t.JobCtl&jobctlTrapFreeze != 0 {
 			return fmt.Sprintf("thread %d is still in the trap", t.PID), nil
 		}
 	}

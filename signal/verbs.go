@@ -93,19 +93,41 @@ func newOp(ctx context.Context, t *kernel.Task, log *slog.Logger) (*op, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s, ok := t.Kernel().Memory().(vmi.Stater); ok {
-		status, err := s.Status(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if !status.Running {
-			return nil, fmt.Errorf("%w (%s)", ErrNotRunning, status.State)
-		}
+	if err := m.isRunning(ctx, t.Kernel()); err != nil {
+		return nil, err
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &op{machine: m, k: t.Kernel(), log: log}, nil
+}
+
+// shortPause is how long a pause may last that others make for work like ours.
+const shortPause = 500 * time.Millisecond
+
+// isRunning returns ErrNotRunning if the virtual machine stands still, and goes on
+// standing still: then nothing that is written takes effect.
+func (m *machine) isRunning(ctx context.Context, k *kernel.Kernel) error {
+	s, ok := k.Memory().(vmi.Stater)
+	if !ok {
+		return nil
+	}
+	for end := time.Now().Add(shortPause); ; {
+		m.mu.Lock() // or it would see a pause of our own
+		status, err := s.Status(ctx)
+		m.mu.Unlock()
+		if err != nil || status.Running {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%w (%s)", ErrNotRunning, status.State)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // choose returns the strategy to use. There is no falling back once it has begun.
