@@ -2,7 +2,10 @@ package checkpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/signal"
@@ -48,15 +51,42 @@ func (h *frozen) leave(ctx context.Context, t *kernel.Task, o *SaveOptions) erro
 		_, err := signal.Kill(ctx, t, &o.Signal)
 		return err
 	case LeaveStopped:
-		// The signal waits until the thaw, and then comes first.
-		sig := o.Signal
-		if _, err := signal.Stop(ctx, t, &sig); err != nil {
-			return err
-		}
-		return h.f.Thaw(ctx)
+		return h.thawStopped(ctx, t, o)
 	}
 	return h.f.Thaw(ctx)
 }
+
+// thawStopped thaws the process into a stop: the signal waits in the queue while
+// the process is held, and acts before the program does anything else.
+func (h *frozen) thawStopped(ctx context.Context, t *kernel.Task, o *SaveOptions) error {
+	sig := o.Signal
+	stopped := make(chan error, 1)
+	go func() {
+		_, err := signal.Stop(ctx, t, &sig)
+		stopped <- err
+	}()
+	tick := time.NewTicker(queuePoll)
+	defer tick.Stop()
+	for queued := false; !queued; {
+		select {
+		case err := <-stopped: // it was stopped before, or cannot be
+			if err != nil {
+				return err
+			}
+			return h.f.Thaw(ctx)
+		case <-tick.C:
+		}
+		pending, err := t.PendingProcess()
+		if err != nil && !errors.Is(err, kernel.ErrCorrupt) { // the guest is at it
+			return errors.Join(err, <-stopped)
+		}
+		queued = slices.ContainsFunc(pending, func(p kernel.PendingSignal) bool { return p.Signo == sigstop })
+	}
+	return errors.Join(h.f.Thaw(ctx), <-stopped)
+}
+
+// queuePoll is how often the queue is looked at for a signal on its way.
+const queuePoll = time.Millisecond
 
 // stopped is held by SIGSTOP.
 type stopped struct {
