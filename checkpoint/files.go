@@ -57,12 +57,18 @@ func (t *fileTable) add(id uint32, typ fdinfo.FdTypes, e *fdinfo.FileEntry) {
 	t.entries = append(t.entries, e)
 }
 
+// maxFDs is the kernel's default for the largest table (fs.nr_open).
+const maxFDs = 1 << 20
+
 // openFiles encodes the descriptor table, and the directories that the process
 // stands in.
 func (c *collector) openFiles() error {
 	for fd, err := range c.leader.Files() {
 		if err != nil {
 			return fmt.Errorf("fd %d: %w", fd.Num, err)
+		}
+		if len(c.out.fdinfo) >= maxFDs {
+			return fmt.Errorf("more than %d descriptors: %w", maxFDs, kernel.ErrLimit)
 		}
 		id, ok, err := c.files.open(fd)
 		if err != nil {

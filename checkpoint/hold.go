@@ -6,11 +6,14 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/signal"
+	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 // holder is a process that is held.
 type holder interface {
 	stopIsOurs() bool // the process is in a stop that it was not in before
+	// pause stops the guest at a moment when every thread is off its processor.
+	pause(ctx context.Context) (resume func() error, err error)
 	verify() error
 	leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error
 	release(ctx context.Context)
@@ -20,7 +23,7 @@ func hold(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
 	if o.Hold == HoldStop {
 		return holdByStop(ctx, t, o)
 	}
-	f, err := signal.Freeze(ctx, t, &signal.FreezeOptions{Timeout: o.Signal.Timeout, Logger: o.Signal.Logger})
+	f, err := signal.Freeze(ctx, t, &signal.FreezeOptions{Timeout: o.Signal.Timeout, Logger: o.Signal.Logger, ForPause: true})
 	if err != nil {
 		return nil, err
 	}
@@ -31,6 +34,8 @@ func hold(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
 type frozen struct{ f *signal.Frozen }
 
 func (h *frozen) stopIsOurs() bool { return false }
+
+func (h *frozen) pause(ctx context.Context) (func() error, error) { return h.f.Pause(ctx) }
 
 func (h *frozen) verify() error { return h.f.Verify() }
 
@@ -89,6 +94,11 @@ func switches(t *kernel.Task) (uint64, error) {
 }
 
 func (h *stopped) stopIsOurs() bool { return !h.was }
+
+// A stopped thread stays off its processor: only SIGCONT and SIGKILL wake it.
+func (h *stopped) pause(ctx context.Context) (func() error, error) {
+	return h.t.Kernel().Memory().(vmi.Pauser).Pause(ctx)
+}
 
 func (h *stopped) verify() error {
 	sw, err := switches(h.t)

@@ -122,9 +122,19 @@ func clip(e paging.Entry, start, end uint64) (va, pfn, pages uint64) {
 	return va, pfn, (min(top, end) - va) / pageSize
 }
 
+// maxSharing bounds how often the same memory may appear in one address space. KSM
+// merges equal pages, so it can; page tables that point into each other could make
+// any amount of it.
+const maxSharing = 16
+
 // count returns the number of pages of all areas and finds those that are out of
 // reach, as Issues.
 func (p *pager) count(ctx context.Context, areas []area) (pages uint64, err error) {
+	var ram uint64
+	for _, r := range p.k.Memory().Ranges() {
+		ram += r.Len() / pageSize
+	}
+	limit := ram * maxSharing
 	var runs []run
 	for i := range areas {
 		a := &areas[i]
@@ -146,6 +156,9 @@ func (p *pager) count(ctx context.Context, areas []area) (pages uint64, err erro
 			}
 			for _, r := range runs {
 				pages += r.pages
+			}
+			if pages > limit {
+				return 0, fmt.Errorf("%w: page tables map more than %d times the guest's memory", kernel.ErrCorrupt, maxSharing)
 			}
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"github.com/ovmigrate/ovmigrate/criuimg"
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/signal"
-	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 // Leave says what becomes of the process in the guest once it has been saved.
@@ -136,13 +135,14 @@ func (r *Result) write(ctx context.Context, k *kernel.Kernel, pid kernel.PID, d 
 	paused := time.Now()
 	opts := o.Options
 	opts.stopIsOurs = h.stopIsOurs()
-	s, err := capturePaused(ctx, k, pid, &opts)
+	s, err := capturePaused(ctx, k, pid, &opts, h)
 	r.Pause = time.Since(paused)
 	if err != nil {
 		return err
 	}
 	r.Threads, r.Bytes = s.Threads(), s.Bytes()
-	r.Issues, r.External, r.RestoreOptions = s.Issues(), s.External(), s.RestoreOptions()
+	r.Issues = append([]Issue{}, s.Issues()...) // an empty list in JSON, not null
+	r.External, r.RestoreOptions = s.External(), s.RestoreOptions()
 	if err := s.WriteImages(ctx, d, true); err != nil {
 		return err
 	}
@@ -152,13 +152,11 @@ func (r *Result) write(ctx context.Context, k *kernel.Kernel, pid kernel.PID, d 
 	return nil
 }
 
-func capturePaused(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options) (*Snapshot, error) {
-	if p, ok := k.Memory().(vmi.Pauser); ok {
-		resume, err := p.Pause(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer resume()
+func capturePaused(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options, h holder) (s *Snapshot, err error) {
+	resume, err := h.pause(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer func() { err = firstError(err, resume()) }()
 	return Capture(ctx, k, pid, o)
 }

@@ -16,17 +16,29 @@ import (
 // planKick adds to tx what keeps the NMI silent. The guest must be paused, and CPU
 // 0 idle: an NMI does a busy one no good and may arrive elsewhere than planned.
 func (o *op) planKick(ctx context.Context, tx *Tx) error {
-	cpus, err := o.k.Memory().(vmi.CPUs).CPUs(ctx)
+	rip, err := o.pc0(ctx)
 	if err != nil {
 		return fmt.Errorf("registers of CPU 0: %w", err)
 	}
-	if len(cpus) == 0 || cpus[0].ID != 0 {
-		return unsupported("the memory source shows no CPU 0")
-	}
-	if err := tx.Set(o.at.lastNMIRIP, 8, "last_nmi_rip(cpu 0)", cpus[0].RIP); err != nil {
+	if err := tx.Set(o.at.lastNMIRIP, 8, "last_nmi_rip(cpu 0)", rip); err != nil {
 		return err
 	}
 	return tx.Set(o.at.swallowNMI, 1, "swallow_nmi(cpu 0)", 1)
+}
+
+// pc0 returns the program counter of CPU 0.
+func (o *op) pc0(ctx context.Context) (uint64, error) {
+	if m, ok := o.k.Memory().(vmi.PC); ok {
+		return m.PC(ctx, 0)
+	}
+	cpus, err := o.k.Memory().(vmi.CPUs).CPUs(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(cpus) == 0 || cpus[0].ID != 0 {
+		return 0, unsupported("the memory source shows no CPU 0")
+	}
+	return cpus[0].RIP, nil
 }
 
 // planResched makes the idle loop of CPU 0 leave when next it looks.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -107,12 +108,24 @@ func (p *page) verdict(ctx context.Context, lines []string, written int, guests 
 			return err
 		}
 		if len(bad) > 0 {
-			for _, line := range bad {
-				p.say("%s: %s", m.name, line)
-			}
+			p.showLog(ctx, m, bad[0])
 			return fmt.Errorf("the kernel of %s complains", m.name)
 		}
 	}
 	p.good("No warning in the kernel log of either guest.")
 	return nil
+}
+
+// showLog shows the kernel log of a guest from a line on.
+func (p *page) showLog(ctx context.Context, m *machine, from string) {
+	const most = 40
+	log, err := m.Dmesg(ctx)
+	if err != nil {
+		log = m.Console()
+	}
+	lines := strings.Split(log[max(0, strings.Index(log, from)):], "\n")
+	p.inside(m, "dmesg")
+	for _, l := range lines[:min(most, len(lines))] {
+		p.say("%s", l)
+	}
 }

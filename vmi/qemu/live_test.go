@@ -237,6 +237,9 @@ func TestControl(t *testing.T) {
 		require.EqualValues(t, 0xf000, c.CS)
 		require.Equal(t, i != 0, c.Halted)
 		require.Equal(t, vmi.KnownControl|vmi.KnownEFER|vmi.KnownHalted, c.Known)
+		pc, err := g.PC(ctx, i)
+		require.NoError(t, err)
+		require.EqualValues(t, 0xfff0+0xffff0000, pc, "the segment's base is in it")
 	}
 
 	// Paused by somebody else (-S): stays paused.

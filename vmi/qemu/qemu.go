@@ -25,6 +25,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -52,7 +54,7 @@ var (
 )
 
 // Guest is a QEMU with its monitor. It is a [vmi.Image], [vmi.Viewer],
-// [vmi.Sparse], [vmi.CPUs], [vmi.Pauser], [vmi.Stater] and [vmi.NMI].
+// [vmi.Sparse], [vmi.CPUs], [vmi.PC], [vmi.Pauser], [vmi.Stater] and [vmi.NMI].
 type Guest struct {
 	memory
 	qmp *qmp.Client
@@ -60,6 +62,8 @@ type Guest struct {
 	log *slog.Logger
 
 	removeHandler func()
+	running       atomic.Bool   // by the last event
+	changes       atomic.Uint64 // of running, seen
 
 	pauseMu sync.Mutex
 	depth   int         // pauses that are held
@@ -112,6 +116,20 @@ func (g *Guest) CPUs(ctx context.Context) ([]vmi.CPU, error) {
 		return nil, err
 	}
 	return parseRegisters(text)
+}
+
+// PC implements [vmi.PC].
+func (g *Guest) PC(ctx context.Context, cpu int) (uint64, error) {
+	var text string
+	err := g.qmp.Execute(ctx, "human-monitor-command", map[string]any{"command-line": "print/x $pc", "cpu-index": cpu}, &text)
+	if err != nil {
+		return 0, err
+	}
+	pc, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(text), "0x"), 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("program counter of CPU %d: QEMU says %.100q", cpu, text)
+	}
+	return pc, nil
 }
 
 // Status implements [vmi.Stater].
