@@ -63,7 +63,9 @@ type Result struct {
 
 // Save holds a process of a live guest, writes its image set to dir, and leaves it
 // as asked. dir must not exist, or be empty; nothing is left of it if Save fails.
-// On any error, and when ctx ends, the process runs again as if nothing had been.
+// On any error, and when ctx ends, the process runs again as if nothing had been;
+// but for one that was delivered and could then not be killed: it stays held, for
+// it may be running where it was delivered to.
 // Errors: those of Capture and signal.Freeze, fs.ErrExist, and those of writing.
 func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *SaveOptions) (*Result, error) {
 	if o == nil {
@@ -118,7 +120,13 @@ func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *
 	}
 	letting := time.Now()
 	if err := h.leave(ctx, t, o); err != nil {
-		return nil, fmt.Errorf("images are in %s, but the process could not be %s: %w", dir, o.Leave, err)
+		err = fmt.Errorf("images are in %s, but the process could not be %s: %w", dir, o.Leave, err)
+		if o.Deliver != nil && o.Leave == LeaveKilled {
+			// It may live elsewhere by now, and must not run twice.
+			released = true
+			err = fmt.Errorf("%w; it was delivered, and stays held here: end it in the guest with kill -9", err)
+		}
+		return nil, err
 	}
 	released = true
 	r.Release = time.Since(letting)
