@@ -29,7 +29,8 @@ var suites = []string{"bookworm", "trixie"}
 // machine is a guest with its kernel opened from outside.
 type machine struct {
 	*testvm.VM
-	k *kernel.Kernel
+	k        *kernel.Kernel
+	firstPID int
 }
 
 // pair are two guests of one suite; processes move from one to the other.
@@ -41,12 +42,20 @@ func bootPair(t *testing.T, suite string) *pair {
 	t.Helper()
 	boot := func(role string, firstPID int) *machine {
 		vm := testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=" + role})
-		m := &machine{VM: vm}
-		m.must(t, "sh", "-c", fmt.Sprintf("n=$(cat /proc/sys/kernel/ns_last_pid); [ $n -ge %d ] || echo %d > /proc/sys/kernel/ns_last_pid", firstPID, firstPID))
+		m := &machine{VM: vm, firstPID: firstPID}
+		m.movePIDs(t)
 		m.open(t)
 		return m
 	}
 	return &pair{boot("source", 5000), boot("destination", 20000)}
+}
+
+// movePIDs lets new processes of the guest have numbers from firstPID on. A restore
+// moves them to where the restored process has its own, and a kernel worker that is
+// made then would sit for ever on a number that is needed later.
+func (m *machine) movePIDs(t *testing.T) {
+	t.Helper()
+	m.must(t, "sh", "-c", fmt.Sprintf("n=$(cat /proc/sys/kernel/ns_last_pid); [ $n -ge %[1]d ] || echo %[1]d > /proc/sys/kernel/ns_last_pid", m.firstPID))
 }
 
 func (m *machine) open(t *testing.T) {
@@ -179,4 +188,5 @@ func (m *machine) restore(t *testing.T, dir string, options ...string) {
 		s := log.String()
 		t.Fatalf("%v\n%s", err, s[max(0, len(s)-3000):])
 	}
+	m.movePIDs(t)
 }
