@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -155,7 +156,22 @@ func (m *machine) save(t *testing.T, pid kernel.PID, o checkpoint.SaveOptions) (
 			t.Errorf("image set: %v", p)
 		}
 	}
+	if o.Leave == checkpoint.LeaveKilled {
+		m.waitGone(t, pid)
+	}
 	return r, dir
+}
+
+// waitGone waits until the guest's init has reaped the process, which takes it up
+// to a second: until then the number is taken.
+func (m *machine) waitGone(t *testing.T, pid kernel.PID) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, testvm.Wait(ctx, "the process to be reaped", func() (bool, error) {
+		_, err := m.k.Task(pid)
+		return errors.Is(err, kernel.ErrNoTask), nil
+	}))
 }
 
 // hand copies an image set and files from one guest to the other.
@@ -186,7 +202,7 @@ func (m *machine) restore(t *testing.T, dir string, options ...string) {
 		var log bytes.Buffer
 		_ = m.Get(t.Context(), dir+"/restore.log", &log)
 		s := log.String()
-		t.Fatalf("%v\n%s", err, s[max(0, len(s)-3000):])
+		t.Fatalf("%v\n%s\n%s", err, s[max(0, len(s)-3000):], m.must(t, "ps", "-eLo", "pid,tid,ppid,stat,args"))
 	}
 	m.movePIDs(t)
 }
