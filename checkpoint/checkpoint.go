@@ -74,12 +74,20 @@ func Capture(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options) 
 // Check returns what a checkpoint of the process would not carry as it is, without
 // touching the process. It sees what the process has at that moment.
 func Check(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options) ([]Issue, error) {
-	s, err := capture(ctx, k, pid, false, o.orDefault())
-	if err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		s, err := capture(ctx, k, pid, false, o.orDefault())
+		switch {
+		case err == nil:
+			return s.c.issues.all, nil
+		case try == checkTries || !errors.Is(err, kernel.ErrCorrupt) && !errors.Is(err, kernel.ErrLimit):
+			return nil, err
+		}
 	}
-	return s.c.issues.all, nil
 }
+
+// checkTries is how often Check looks at a process that changes meanwhile: a list,
+// of pending signals for example, may be taken apart under its eyes.
+const checkTries = 10
 
 func capture(ctx context.Context, k *kernel.Kernel, pid kernel.PID, held bool, o Options) (*Snapshot, error) {
 	t, err := process(k, pid)

@@ -57,12 +57,18 @@ func (t *fileTable) add(id uint32, typ fdinfo.FdTypes, e *fdinfo.FileEntry) {
 	t.entries = append(t.entries, e)
 }
 
+// maxFDs is the kernel's default for the largest table (fs.nr_open).
+const maxFDs = 1 << 20
+
 // openFiles encodes the descriptor table, and the directories that the process
 // stands in.
 func (c *collector) openFiles() error {
 	for fd, err := range c.leader.Files() {
 		if err != nil {
 			return fmt.Errorf("fd %d: %w", fd.Num, err)
+		}
+		if len(c.out.fdinfo) >= maxFDs {
+			return fmt.Errorf("more than %d descriptors: %w", maxFDs, kernel.ErrLimit)
 		}
 		id, ok, err := c.files.open(fd)
 		if err != nil {
@@ -274,15 +280,42 @@ func noOwner() *fown.FownEntry {
 	}
 }
 
+// Who gets signals about a file (enum pid_type, F_OWNER_*).
+const (
+	ownerThread  = 0
+	ownerProcess = 1
+	ownerGroup   = 2
+)
+
+// fown encodes the owner of a file. CRIU names it again before there are threads
+// and where there is nobody else, and fails if it is not there.
 func (t *fileTable) fown(f *kernel.File) (*fown.FownEntry, error) {
 	o, err := f.Owner()
 	if err != nil {
 		return nil, err
 	}
-	if o.PID == 0 {
-		return noOwner(), nil
-	}
-	return &fown.FownEntry{
+	e := &fown.FownEntry{
 		Uid: &o.UID, Euid: &o.EUID, Signum: new(uint32(o.Signum)), PidType: &o.PIDType, Pid: new(uint32(o.PID)),
-	}, nil
+	}
+	leader := t.c.leader.PID
+	if o.PID == 0 || o.PID == leader && (o.PIDType != ownerGroup || *t.c.out.pstree.Pgid == uint32(leader)) {
+		return e, nil
+	}
+	if o.PIDType == ownerThread && t.c.isThread(o.PID) {
+		*e.PidType, *e.Pid = ownerProcess, uint32(leader)
+		t.c.issues.approximate(t.nameOf(f), "signals about it go to thread %d (F_SETOWN_EX); will go to the process", o.PID)
+		return e, nil
+	}
+	*e.Pid = 0
+	t.c.issues.approximate(t.nameOf(f), "signals about it go to process or group %d (F_SETOWN); will go to nobody", o.PID)
+	return e, nil
+}
+
+func (c *collector) isThread(tid kernel.PID) bool {
+	for u, err := range c.leader.Threads() {
+		if err == nil && u.PID == tid {
+			return true
+		}
+	}
+	return false
 }

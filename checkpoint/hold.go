@@ -2,15 +2,21 @@ package checkpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/signal"
+	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 // holder is a process that is held.
 type holder interface {
 	stopIsOurs() bool // the process is in a stop that it was not in before
+	// pause stops the guest at a moment when every thread is off its processor.
+	pause(ctx context.Context) (resume func() error, err error)
 	verify() error
 	leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error
 	release(ctx context.Context)
@@ -20,7 +26,7 @@ func hold(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
 	if o.Hold == HoldStop {
 		return holdByStop(ctx, t, o)
 	}
-	f, err := signal.Freeze(ctx, t, &signal.FreezeOptions{Timeout: o.Signal.Timeout, Logger: o.Signal.Logger})
+	f, err := signal.Freeze(ctx, t, &signal.FreezeOptions{Timeout: o.Signal.Timeout, Logger: o.Signal.Logger, ForPause: true})
 	if err != nil {
 		return nil, err
 	}
@@ -31,6 +37,8 @@ func hold(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
 type frozen struct{ f *signal.Frozen }
 
 func (h *frozen) stopIsOurs() bool { return false }
+
+func (h *frozen) pause(ctx context.Context) (func() error, error) { return h.f.Pause(ctx) }
 
 func (h *frozen) verify() error { return h.f.Verify() }
 
@@ -43,15 +51,42 @@ func (h *frozen) leave(ctx context.Context, t *kernel.Task, o *SaveOptions) erro
 		_, err := signal.Kill(ctx, t, &o.Signal)
 		return err
 	case LeaveStopped:
-		// The signal waits until the thaw, and then comes first.
-		sig := o.Signal
-		if _, err := signal.Stop(ctx, t, &sig); err != nil {
-			return err
-		}
-		return h.f.Thaw(ctx)
+		return h.thawStopped(ctx, t, o)
 	}
 	return h.f.Thaw(ctx)
 }
+
+// thawStopped thaws the process into a stop: the signal waits in the queue while
+// the process is held, and acts before the program does anything else.
+func (h *frozen) thawStopped(ctx context.Context, t *kernel.Task, o *SaveOptions) error {
+	sig := o.Signal
+	stopped := make(chan error, 1)
+	go func() {
+		_, err := signal.Stop(ctx, t, &sig)
+		stopped <- err
+	}()
+	tick := time.NewTicker(queuePoll)
+	defer tick.Stop()
+	for queued := false; !queued; {
+		select {
+		case err := <-stopped: // it was stopped before, or cannot be
+			if err != nil {
+				return err
+			}
+			return h.f.Thaw(ctx)
+		case <-tick.C:
+		}
+		pending, err := t.PendingProcess()
+		if err != nil && !errors.Is(err, kernel.ErrCorrupt) { // the guest is at it
+			return errors.Join(err, <-stopped)
+		}
+		queued = slices.ContainsFunc(pending, func(p kernel.PendingSignal) bool { return p.Signo == sigstop })
+	}
+	return errors.Join(h.f.Thaw(ctx), <-stopped)
+}
+
+// queuePoll is how often the queue is looked at for a signal on its way.
+const queuePoll = time.Millisecond
 
 // stopped is held by SIGSTOP.
 type stopped struct {
@@ -89,6 +124,11 @@ func switches(t *kernel.Task) (uint64, error) {
 }
 
 func (h *stopped) stopIsOurs() bool { return !h.was }
+
+// A stopped thread stays off its processor: only SIGCONT and SIGKILL wake it.
+func (h *stopped) pause(ctx context.Context) (func() error, error) {
+	return h.t.Kernel().Memory().(vmi.Pauser).Pause(ctx)
+}
 
 func (h *stopped) verify() error {
 	sw, err := switches(h.t)

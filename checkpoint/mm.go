@@ -210,6 +210,9 @@ func (c *collector) fileVMA(v *kernel.VMA, ve *vma.VmaEntry, what string) error 
 	return nil
 }
 
+// maxVDSO is far more than the two or three pages that a vDSO has.
+const maxVDSO = 64 * pageSize
+
 // vdso plans the pages of the vDSO, all of which CRIU wants, from the process
 // where they are mapped and else from the kernel's own copy.
 func (c *collector) vdso(v *kernel.VMA) error {
@@ -221,6 +224,9 @@ func (c *collector) vdso(v *kernel.VMA) error {
 		return err
 	}
 	a := area{start: uint64(v.Start), end: uint64(v.End), what: "vDSO"}
+	if a.end-a.start > maxVDSO {
+		return fmt.Errorf("%w: vDSO of %d bytes", kernel.ErrCorrupt, a.end-a.start)
+	}
 	for i := uint64(0); i < (a.end-a.start)/pageSize; i++ {
 		pa, err := c.mm.Phys(v.Start + kernel.UserAddr(i*pageSize))
 		if err != nil {

@@ -24,6 +24,9 @@ const (
 	// gathered into.
 	chunkSize = 1 << 20
 
+	// jobSize is what a worker is given at a time.
+	jobSize = 16 << 20
+
 	// settleRounds is how often pages that moved while they were copied are
 	// copied again before giving up.
 	settleRounds = 16
@@ -53,6 +56,7 @@ type pager struct {
 	hugeZero uint64
 	issues   *issues
 	copied   func(bytes int64) // progress, may be nil
+	bufs     [copyWorkers][]byte
 }
 
 func newPager(k *kernel.Kernel, mm *kernel.MM, is *issues) (*pager, error) {
@@ -118,9 +122,19 @@ func clip(e paging.Entry, start, end uint64) (va, pfn, pages uint64) {
 	return va, pfn, (min(top, end) - va) / pageSize
 }
 
+// maxSharing bounds how often the same memory may appear in one address space. KSM
+// merges equal pages, so it can; page tables that point into each other could make
+// any amount of it.
+const maxSharing = 16
+
 // count returns the number of pages of all areas and finds those that are out of
 // reach, as Issues.
 func (p *pager) count(ctx context.Context, areas []area) (pages uint64, err error) {
+	var ram uint64
+	for _, r := range p.k.Memory().Ranges() {
+		ram += r.Len() / pageSize
+	}
+	limit := ram * maxSharing
 	var runs []run
 	for i := range areas {
 		a := &areas[i]
@@ -142,6 +156,9 @@ func (p *pager) count(ctx context.Context, areas []area) (pages uint64, err erro
 			}
 			for _, r := range runs {
 				pages += r.pages
+			}
+			if pages > limit {
+				return 0, fmt.Errorf("%w: page tables map more than %d times the guest's memory", kernel.ErrCorrupt, maxSharing)
 			}
 		}
 	}
@@ -276,14 +293,32 @@ func equalRuns(a, b []run) bool {
 	return true
 }
 
-// copyRuns writes runs to their places in the page file, by several workers.
+// buffer returns the buffer of a worker. Most areas of most processes are small,
+// and clearing a large buffer for each would cost more than copying its pages.
+func (p *pager) buffer(worker int, size uint64) []byte {
+	size = min(size, chunkSize)
+	if uint64(len(p.bufs[worker])) < size {
+		p.bufs[worker] = make([]byte, size)
+	}
+	return p.bufs[worker]
+}
+
+// copyRuns writes runs to their places in the page file, by several workers if
+// there is enough for them.
 func (p *pager) copyRuns(ctx context.Context, w *criuimg.PageWriter, runs []run, offs []int64) error {
+	var bytes uint64
+	for _, r := range runs {
+		bytes += r.pages * pageSize
+	}
+	if bytes <= jobSize {
+		return p.copyJob(ctx, w, runs, offs, p.buffer(0, bytes))
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	type job struct{ from, to int } // indices of runs
 	jobs := make(chan job)
-	for range copyWorkers {
+	for i := range copyWorkers {
 		g.Go(func() error {
-			buf := make([]byte, chunkSize)
+			buf := p.buffer(i, chunkSize)
 			for j := range jobs {
 				if err := p.copyJob(ctx, w, runs[j.from:j.to], offs[j.from:j.to], buf); err != nil {
 					return err
@@ -296,7 +331,7 @@ func (p *pager) copyRuns(ctx context.Context, w *criuimg.PageWriter, runs []run,
 		defer close(jobs)
 		for from := 0; from < len(runs); {
 			to, bytes := from, uint64(0)
-			for to < len(runs) && bytes < 16*chunkSize {
+			for to < len(runs) && bytes < jobSize {
 				bytes += runs[to].pages * pageSize
 				to++
 			}

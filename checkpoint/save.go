@@ -8,7 +8,6 @@ import (
 	"github.com/ovmigrate/ovmigrate/criuimg"
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/signal"
-	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 // Leave says what becomes of the process in the guest once it has been saved.
@@ -64,7 +63,9 @@ type Result struct {
 
 // Save holds a process of a live guest, writes its image set to dir, and leaves it
 // as asked. dir must not exist, or be empty; nothing is left of it if Save fails.
-// On any error, and when ctx ends, the process runs again as if nothing had been.
+// On any error, and when ctx ends, the process runs again as if nothing had been;
+// but for one that was delivered and could then not be killed: it stays held, for
+// it may be running where it was delivered to.
 // Errors: those of Capture and signal.Freeze, fs.ErrExist, and those of writing.
 func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *SaveOptions) (*Result, error) {
 	if o == nil {
@@ -119,7 +120,13 @@ func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *
 	}
 	letting := time.Now()
 	if err := h.leave(ctx, t, o); err != nil {
-		return nil, fmt.Errorf("images are in %s, but the process could not be %s: %w", dir, o.Leave, err)
+		err = fmt.Errorf("images are in %s, but the process could not be %s: %w", dir, o.Leave, err)
+		if o.Deliver != nil && o.Leave == LeaveKilled {
+			// It may live elsewhere by now, and must not run twice.
+			released = true
+			err = fmt.Errorf("%w; it was delivered, and stays held here: end it in the guest with kill -9", err)
+		}
+		return nil, err
 	}
 	released = true
 	r.Release = time.Since(letting)
@@ -136,13 +143,14 @@ func (r *Result) write(ctx context.Context, k *kernel.Kernel, pid kernel.PID, d 
 	paused := time.Now()
 	opts := o.Options
 	opts.stopIsOurs = h.stopIsOurs()
-	s, err := capturePaused(ctx, k, pid, &opts)
+	s, err := capturePaused(ctx, k, pid, &opts, h)
 	r.Pause = time.Since(paused)
 	if err != nil {
 		return err
 	}
 	r.Threads, r.Bytes = s.Threads(), s.Bytes()
-	r.Issues, r.External, r.RestoreOptions = s.Issues(), s.External(), s.RestoreOptions()
+	r.Issues = append([]Issue{}, s.Issues()...) // an empty list in JSON, not null
+	r.External, r.RestoreOptions = s.External(), s.RestoreOptions()
 	if err := s.WriteImages(ctx, d, true); err != nil {
 		return err
 	}
@@ -152,13 +160,11 @@ func (r *Result) write(ctx context.Context, k *kernel.Kernel, pid kernel.PID, d 
 	return nil
 }
 
-func capturePaused(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options) (*Snapshot, error) {
-	if p, ok := k.Memory().(vmi.Pauser); ok {
-		resume, err := p.Pause(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer resume()
+func capturePaused(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options, h holder) (s *Snapshot, err error) {
+	resume, err := h.pause(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer func() { err = firstError(err, resume()) }()
 	return Capture(ctx, k, pid, o)
 }

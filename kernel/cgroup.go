@@ -107,7 +107,7 @@ func (c CgroupMembership) String() string {
 
 // Cgroup returns t's group in the unified hierarchy (cgroup v2).
 func (t *Task) Cgroup() (*CgroupMembership, error) {
-	s, err := cssSetLayout.Load(t.k, t.taskFields.Cgroups)
+	s, err := cssSetLayout.Load(t.k, t.Cgroups)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (t *Task) Cgroup() (*CgroupMembership, error) {
 // even if nobody mounted it. Source: css_set.cgrp_links.
 func (t *Task) CgroupMemberships() ([]*CgroupMembership, error) {
 	k := t.k
-	s, err := cssSetLayout.Load(k, t.taskFields.Cgroups)
+	s, err := cssSetLayout.Load(k, t.Cgroups)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func (t *Task) CgroupMemberships() ([]*CgroupMembership, error) {
 			return nil, err
 		}
 		if len(all) >= maxHierarchies {
-			return nil, &PathError{Path: "css_set", Addr: t.taskFields.Cgroups, Err: ErrLimit}
+			return nil, &PathError{Path: "css_set", Addr: t.Cgroups, Err: ErrLimit}
 		}
 		l, err := cgrpLinkLayout.Load(k, node-Addr(off))
 		if err != nil {

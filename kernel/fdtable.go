@@ -57,10 +57,10 @@ const maxBadFDs = 256
 // FilesUsers returns how many tasks and others share t's descriptor table, 0 if it
 // has none. More than the threads of the process means CLONE_FILES beyond it.
 func (t *Task) FilesUsers() (int, error) {
-	if t.taskFields.Files == 0 {
+	if t.FilesAddr == 0 {
 		return 0, nil
 	}
-	f, err := filesLayout.Load(t.k, t.taskFields.Files)
+	f, err := filesLayout.Load(t.k, t.FilesAddr)
 	return int(f.Count), err
 }
 
@@ -71,14 +71,14 @@ func (t *Task) FilesUsers() (int, error) {
 // fs/file.c:files_lookup_fd_raw.
 func (t *Task) Files() iter.Seq2[FD, error] {
 	return func(yield func(FD, error) bool) {
-		if t.taskFields.Files == 0 {
+		if t.FilesAddr == 0 {
 			return
 		}
 		fail := func(err error) {
 			yield(FD{Num: -1}, fmt.Errorf("file descriptors of pid %d: %w", t.PID, err))
 		}
 		k := t.k
-		f, err := filesLayout.Load(k, t.taskFields.Files)
+		f, err := filesLayout.Load(k, t.FilesAddr)
 		if err != nil {
 			fail(err)
 			return
@@ -136,10 +136,10 @@ func (t *Task) Files() iter.Seq2[FD, error] {
 // not open. Source: fs/file.c:fget_task.
 func (t *Task) File(fd int) (FD, error) {
 	none := fmt.Errorf("pid %d, fd %d: %w", t.PID, fd, ErrNoFD)
-	if t.taskFields.Files == 0 || fd < 0 {
+	if t.FilesAddr == 0 || fd < 0 {
 		return FD{}, none
 	}
-	f, err := filesLayout.Load(t.k, t.taskFields.Files)
+	f, err := filesLayout.Load(t.k, t.FilesAddr)
 	if err != nil {
 		return FD{}, err
 	}

@@ -32,7 +32,7 @@ var fsStructLayout = LayoutOf[fsStruct]("fs_struct")
 // FS returns t's root and working directory. The error wraps ErrNoFS for a task
 // that has exited. Source: include/linux/fs_struct.h.
 func (t *Task) FS() (*FSStruct, error) {
-	a := t.taskFields.FS
+	a := t.FSAddr
 	if a == 0 {
 		return nil, fmt.Errorf("pid %d (%s): %w", t.PID, t.Comm, ErrNoFS)
 	}

@@ -30,6 +30,7 @@ type Kernel struct {
 	perCPUStart Addr
 
 	layouts sync.Map // *layoutKey -> *plan
+	symbols sync.Map // string -> Addr; those that were asked for and exist
 	lazy    lazies
 }
 
@@ -150,10 +151,15 @@ func (k *Kernel) Types() types.Source { return k.types }
 // Symbol returns the address of a kernel symbol. The error wraps ErrNoSymbol.
 // For per-CPU variables it is the value to add to a CPU's offset: see PerCPU.
 func (k *Kernel) Symbol(name string) (Addr, error) {
+	// Finding a name in kallsyms takes tens of microseconds.
+	if a, ok := k.symbols.Load(name); ok {
+		return a.(Addr), nil
+	}
 	a, ok := k.guest.Symbols.Lookup(name)
 	if !ok {
 		return 0, fmt.Errorf("%w: %s", ErrNoSymbol, name)
 	}
+	k.symbols.Store(name, Addr(a))
 	return Addr(a), nil
 }
 

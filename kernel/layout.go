@@ -244,7 +244,7 @@ func (pf *planField) fit(field types.Field, t reflect.Type) error {
 	case t.Kind() == reflect.Array && u.Kind == types.Array:
 		pf.op, pf.srcSize = opCopy, int(t.Size()) // the first elements
 	default:
-		return fmt.Errorf("C %s of %d bytes does not fit Go %s of %d", field.Type, pf.srcSize, t, t.Size())
+		return fmt.Errorf("%s of %d bytes in C does not fit Go %s of %d", field.Type, pf.srcSize, t, t.Size())
 	}
 	return nil
 }

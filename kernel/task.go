@@ -42,8 +42,8 @@ type taskFields struct {
 	Stack       Addr   `k:"stack"`
 	MMAddr      Addr   `k:"mm"`
 	ActiveMM    Addr   `k:"active_mm"`
-	Files       Addr   `k:"files"`
-	FS          Addr   `k:"fs"`
+	FilesAddr   Addr   `k:"files"`
+	FSAddr      Addr   `k:"fs"`
 	NSProxy     Addr   `k:"nsproxy"`
 	Signal      Addr   `k:"signal"`
 	Sighand     Addr   `k:"sighand"`

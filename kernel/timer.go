@@ -84,7 +84,9 @@ type kItimer struct {
 	PID      Addr  `k:"it_pid"`
 	SigQ     Addr  `k:"&sigq"` // of the sigqueue; before 6.13 of the pointer to it
 	Real     Addr  `k:"&it.real.timer"`
+	Alarm    Addr  `k:"&it.alarm.alarmtimer"`
 	CPUNode  int64 `k:"it.cpu.node.expires"`
+	CPUPID   Addr  `k:"it.cpu.pid,opt"` // since 5.7
 	Signal   Addr  `k:"it_signal"`
 }
 
@@ -104,6 +106,7 @@ const (
 	clockBoottime  = 7
 	clockTAI       = 11
 
+	sigevNone     = 1
 	sigevThreadID = 4
 
 	// maxPosixTimers is above any RLIMIT_SIGPENDING in use.
@@ -178,30 +181,39 @@ func (t *Task) posixTimer(a Addr, now Clocks) (PosixTimer, error) {
 	return p, t.posixTimerValue(&p, &raw, now)
 }
 
-func (t *Task) posixTimerValue(p *PosixTimer, raw *kItimer, now Clocks) error {
-	base := now.Monotonic
+// posixTimerValue finds the time that is left as timer_gettime would tell it. Timers
+// that never signal are not queued, nor are those whose signal waits to be taken:
+// they go on from their last expiry.
+func (t *Task) posixTimerValue(p *PosixTimer, raw *kItimer, now Clocks) (err error) {
+	var expires, at time.Duration
+	var armed bool
 	switch raw.Clock {
-	case clockMonotonic:
-	case clockRealtime:
-		base += now.Real
-	case clockBoottime:
-		base += now.Boot
-	case clockTAI:
-		base += now.TAI
+	case clockMonotonic, clockRealtime, clockBoottime, clockTAI:
+		expires, at, armed, err = t.k.hrtimerState(raw.Real, now)
+	case clockRealtimeAlarm, clockBoottimeAlarm:
+		expires, at, armed, err = t.k.alarmState(raw.Alarm, now)
 	default:
-		if raw.Clock >= 0 || raw.CPUNode != 0 {
-			p.Unsupported = "the clock of an armed CPU or alarm timer cannot be read from outside"
-		}
-		return nil
+		return t.cpuTimerValue(p, raw)
 	}
-	h, err := hrtimerLayout.Load(t.k, raw.Real)
-	if err != nil {
-		return err
+	switch {
+	case err != nil:
+	case armed:
+		p.Value = atLeastDue(expires - at)
+	case expires == 0: // never set
+	case p.Interval > 0:
+		p.Value = untilNext(expires, at, p.Interval)
+	case raw.Notify&^sigevThreadID == sigevNone:
+		p.Value = max(expires-at, 0)
 	}
-	if h.armed() {
-		p.Value = atLeastDue(time.Duration(h.Expires) - base)
+	return err
+}
+
+// untilNext returns the time from at to the next expiry of an interval timer.
+func untilNext(expires, at, interval time.Duration) time.Duration {
+	if at < expires {
+		return atLeastDue(expires - at)
 	}
-	return nil
+	return atLeastDue(interval - (at-expires)%interval)
 }
 
 // memberIs says whether a member of a struct is itself a struct called want, and

@@ -137,6 +137,10 @@ func (m *MM) vmaList() iter.Seq2[Addr, error] {
 	}
 }
 
+// maxVMAs bounds what VMAList collects, at 16 times the default of
+// vm.max_map_count.
+const maxVMAs = 1 << 20
+
 // VMAList returns all mappings of m. It fails if their number is not what the
 // kernel counts, which happens when the process runs meanwhile.
 func (m *MM) VMAList() ([]VMA, error) {
@@ -144,6 +148,9 @@ func (m *MM) VMAList() ([]VMA, error) {
 	for v, err := range m.VMAs() {
 		if err != nil {
 			return nil, err
+		}
+		if len(all) >= maxVMAs {
+			return nil, &PathError{Path: "mm_struct", Addr: m.Addr, Err: ErrLimit}
 		}
 		all = append(all, v)
 	}

@@ -16,6 +16,10 @@ import (
 type FreezeOptions struct {
 	Timeout time.Duration // for every thread to be held; 0: 5 s
 	Logger  *slog.Logger  // nil: no log
+
+	// ForPause says that Frozen.Pause or Thaw will be called, whatever happens.
+	// What Freeze has used in the guest is given back there, which saves a pause.
+	ForPause bool
 }
 
 // Frozen is a process whose threads are all held inside the kernel. It is safe for
@@ -28,6 +32,8 @@ type Frozen struct {
 	held   []*kernel.Task
 	regs   []kernel.PtRegs // of held, for Verify
 	thawed bool
+
+	forPause bool
 }
 
 // threadID tells a thread from a later one in the same memory.
@@ -74,7 +80,7 @@ func Freeze(ctx context.Context, t *kernel.Task, opt *FreezeOptions) (*Frozen, e
 	if timeout <= 0 {
 		timeout = defaultFreezeTimeout
 	}
-	f := &Frozen{o: o, leader: t, ours: make(map[kernel.Addr]threadID)}
+	f := &Frozen{o: o, leader: t, ours: make(map[kernel.Addr]threadID), forPause: opt.ForPause}
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := f.freeze(bounded); err != nil {
@@ -132,6 +138,9 @@ func (f *Frozen) freeze(ctx context.Context) error {
 	f.o.report.Effect = fmt.Sprintf("%d threads in the freezer's trap", len(f.held))
 	if err := waitFor(ctx, f.o.allLanded, func() error { return f.o.nudge(ctx) }); err != nil {
 		return f.o.timeout("freeze", "a forged wake-up did not arrive", "", err)
+	}
+	if f.forPause {
+		return f.o.afterKick()
 	}
 	return errors.Join(f.o.settle(ctx), f.o.afterKick())
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
@@ -35,16 +36,21 @@ func (o *op) lookCPU0(ctx context.Context) (c cpu0, err error) {
 	if !c.idle || o.caps.KickIdle != nil {
 		return c, nil
 	}
-	cpus, err := o.k.Memory().(vmi.CPUs).CPUs(ctx)
-	if err != nil {
+	if c.rip, err = o.pc0(ctx); err != nil {
 		return c, fmt.Errorf("registers of CPU 0: %w", err)
 	}
-	if len(cpus) == 0 || cpus[0].ID != 0 {
-		return c, unsupported("the memory source shows no CPU 0")
+	var code [3]byte
+	if _, err := o.k.ReadAt(code[:], kernel.Addr(c.rip)-3); err != nil {
+		return c, err
 	}
-	c.rip = cpus[0].RIP
-	c.kick = cpus[0].Halted || cpus[0].Known&vmi.KnownHalted == 0
+	c.kick = afterHalt(code)
 	return c, nil
+}
+
+// afterHalt says whether code, which ends where the program counter is, ends with
+// "sti; hlt" or "mwait": a processor that sleeps there has both behind it.
+func afterHalt(code [3]byte) bool {
+	return code[1] == 0xfb && code[2] == 0xf4 || code == [3]byte{0x0f, 0x01, 0xc9}
 }
 
 // maxBetween is how often a delivery waits for CPU 0 to go to sleep or to wake up.
@@ -67,6 +73,21 @@ func (o *op) planKick(tx *Tx, c cpu0) error {
 		return err
 	}
 	return tx.Set(o.at.swallowNMI, 1, "swallow_nmi(cpu 0)", 1)
+}
+
+// pc0 returns the program counter of CPU 0.
+func (o *op) pc0(ctx context.Context) (uint64, error) {
+	if m, ok := o.k.Memory().(vmi.PC); ok {
+		return m.PC(ctx, 0)
+	}
+	cpus, err := o.k.Memory().(vmi.CPUs).CPUs(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(cpus) == 0 || cpus[0].ID != 0 {
+		return 0, unsupported("the memory source shows no CPU 0")
+	}
+	return cpus[0].RIP, nil
 }
 
 // planResched makes the idle loop of CPU 0 leave when next it looks.

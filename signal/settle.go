@@ -3,6 +3,7 @@ package signal
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
@@ -19,12 +20,42 @@ func (o *op) allLanded() (bool, error) {
 }
 
 // settle gives back what the wake-ups that have landed used: slots and references.
-// It pauses the guest if there are any.
+// It pauses the guest if there are references.
 func (o *op) settle(ctx context.Context) error {
-	if len(o.unsettled) == 0 {
-		return nil
+	if err := o.freeSlots(); err != nil || len(o.unsettled) == 0 {
+		return err
 	}
 	return o.transact(ctx, func(_ context.Context, p *plan) error { return o.planSettle(p) })
+}
+
+// freeSlots settles the wake-ups that have landed and hold no reference.
+func (o *op) freeSlots() (err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unsettled = slices.DeleteFunc(o.unsettled, func(w *wake) bool {
+		if err != nil || !w.noRef {
+			return false
+		}
+		var ok bool
+		if ok, err = o.landed(w); err != nil || !ok {
+			return false
+		}
+		err = o.clear(w)
+		return err == nil
+	})
+	return err
+}
+
+// clear gives back the slot of a wake-up that has landed.
+func (o *op) clear(w *wake) error {
+	if w.cleared {
+		return nil
+	}
+	if err := o.slots.clear(o.k, w.slot); err != nil {
+		return err
+	}
+	w.cleared = true
+	return nil
 }
 
 // planSettle adds to p the references to be dropped, and frees the slots.
@@ -35,11 +66,12 @@ func (o *op) planSettle(p *plan) error {
 		} else if !ok {
 			continue
 		}
-		if !w.cleared {
-			if err := o.slots.clear(o.k, w.slot); err != nil {
-				return err
-			}
-			w.cleared = true
+		if err := o.clear(w); err != nil {
+			return err
+		}
+		if w.noRef {
+			p.settled = append(p.settled, w)
+			continue
 		}
 		words, err := taskLayout.Load(o.k, w.task)
 		if err != nil {

@@ -10,13 +10,18 @@ import (
 // wake is a forged wake_up_process() of one task, in one of two shapes that the
 // kernel itself knows: an asynchronous call on the call queue of an idle CPU, or a
 // timeout on the timer wheel of a ticking one. While it is in flight the task's
-// reference count is one higher, as the task may die of something else before the
+// reference count is one higher where the task may die of something else before the
 // kernel comes to it.
 type wake struct {
 	task  kernel.Addr
 	pid   kernel.PID
 	slot  kernel.Addr
 	timer bool // else a call_single_data
+
+	// noRef: no reference was taken, for the task cannot die before it is woken. It
+	// sleeps, and the only processor there is comes to its call queue before it
+	// comes to any task (kernel/sched/idle.c:do_idle).
+	noRef bool
 
 	cleared bool // the slot was given back
 }
@@ -45,6 +50,11 @@ func (o *op) planWake(ctx context.Context, p *plan, tasks []*thread) (served int
 			return 0, err
 		}
 	}
+	cpus, err := o.k.OnlineCPUs()
+	if err != nil {
+		return 0, err
+	}
+	noRef := byCall && len(cpus) == 1
 	for _, t := range tasks {
 		if err := t.piLockFree(); err != nil {
 			return 0, err
@@ -56,10 +66,12 @@ func (o *op) planWake(ctx context.Context, p *plan, tasks []*thread) (served int
 		if !ok {
 			break
 		}
-		w := &wake{task: t.Addr, pid: t.PID, slot: slot, timer: !byCall}
+		w := &wake{task: t.Addr, pid: t.PID, slot: slot, timer: !byCall, noRef: noRef}
 		p.wakes = append(p.wakes, w)
-		if err := p.Update(t.w.Usage, 4, t.path("usage"), func(v uint64) uint64 { return v + 1 }); err != nil {
-			return 0, err
+		if !noRef {
+			if err := p.Update(t.w.Usage, 4, t.path("usage"), func(v uint64) uint64 { return v + 1 }); err != nil {
+				return 0, err
+			}
 		}
 		if byCall {
 			err = o.planCall(p.Tx, w)

@@ -11,6 +11,7 @@
 //	Viewer   see guest memory without copying it
 //	Sparse   know which parts of memory can hold anything but zeros
 //	CPUs     read the registers of the virtual processors
+//	PC       read one program counter
 //	Pauser   stop and continue the virtual machine
 //	Stater   ask whether the virtual machine runs
 //	NMI      interrupt an idle virtual processor
@@ -104,6 +105,14 @@ type CPUs interface {
 	// CPUs returns one CPU per virtual processor, ordered by ID. On a live guest
 	// the values are of one moment only while the guest is paused.
 	CPUs(ctx context.Context) ([]CPU, error)
+}
+
+// PC is a source that knows where a virtual processor is, at less cost than all of
+// its registers.
+type PC interface {
+	// PC returns the program counter of the processor with that ID. It is of use
+	// only while the guest is paused.
+	PC(ctx context.Context, cpu int) (uint64, error)
 }
 
 // Pauser is a live guest that can be stopped.

@@ -43,7 +43,7 @@ func (a *app) checkpointCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.printJSON(r)
+				return a.printJSON(orEmpty(r))
 			}
 			return printSaved(a, r)
 		})
@@ -78,6 +78,14 @@ func saveFlags(c *cobra.Command) func(a *app) (*checkpoint.SaveOptions, error) {
 		o.Signal.Logger = a.logger()
 		return &o, nil
 	}
+}
+
+// orEmpty makes of issues that are not there an empty list.
+func orEmpty(r *checkpoint.Result) *checkpoint.Result {
+	if r.Issues == nil {
+		r.Issues = []checkpoint.Issue{}
+	}
+	return r
 }
 
 func parseLeave(s string) (checkpoint.Leave, error) {

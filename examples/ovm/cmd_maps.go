@@ -15,7 +15,7 @@ func (a *app) mapsCommand() *cobra.Command {
 			return a.process(c.Context(), needRead, args[0], func(_ *guest, t *kernel.Task) error {
 				all, err := readMappings(t)
 				if err != nil {
-					return fmt.Errorf("pid %d: %w", t.PID, err)
+					return about(t, err)
 				}
 				if a.json {
 					return a.printJSON(all)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -57,7 +56,7 @@ func copyMemory(ctx context.Context, w io.Writer, t *kernel.Task, addr kernel.Us
 			return werr
 		}
 		if err != nil {
-			return fmt.Errorf("pid %d: %w", t.PID, err)
+			return about(t, err)
 		}
 		addr += kernel.UserAddr(n)
 		size -= n

@@ -96,7 +96,7 @@ func (m *migration) run(ctx context.Context, work string) error {
 	}
 	r.Dir = ""
 	if m.app.json {
-		return m.app.printJSON(migrateResult{r, m.to, m.sent})
+		return m.app.printJSON(migrateResult{orEmpty(r), m.to, m.sent})
 	}
 	return m.print(r)
 }

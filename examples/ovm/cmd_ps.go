@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -20,7 +21,10 @@ func (a *app) psCommand() *cobra.Command {
 	c := a.command("ps", "List the guest's processes", longPS,
 		func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), needRead, func(g *guest) error {
-				all, err := processes(g.Kernel, threads)
+				all, err := processes(c.Context(), g.Kernel, threads)
+				if all == nil {
+					return err
+				}
 				if perr := a.printProcesses(all, threads); perr != nil {
 					return perr
 				}
@@ -90,11 +94,14 @@ func walkTasks(k *kernel.Kernel, threads bool) ([]*kernel.Task, error) {
 
 // processes reads every process or thread. Those that exit while they are looked
 // at are left out.
-func processes(k *kernel.Kernel, threads bool) ([]process, error) {
+func processes(ctx context.Context, k *kernel.Kernel, threads bool) ([]process, error) {
 	found, err := tasks(k, threads)
 	all := make([]process, 0, len(found))
 	failed := 0
 	for _, t := range found {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		p, perr := readProcess(t)
 		for range walkTries {
 			if perr == nil || t.Refresh() != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/kernel/locate"
@@ -86,4 +87,12 @@ func (a *app) process(ctx context.Context, n need, arg string, f func(g *guest, 
 		}
 		return f(g, t)
 	})
+}
+
+// about puts the process that err is about before it, unless it names it already.
+func about(t *kernel.Task, err error) error {
+	if strings.HasPrefix(err.Error(), "pid ") {
+		return err
+	}
+	return fmt.Errorf("pid %d (%s): %w", t.PID, t.Comm, err)
 }

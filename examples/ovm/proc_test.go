@@ -34,13 +34,18 @@ func ovmJSON[T any](t *testing.T, args ...string) (v T) {
 	return v
 }
 
-var busy sync.Map // suites whose guest is busy already
+// sharedGuest returns the guest of a suite that the tests here share.
+func sharedGuest(t *testing.T, suite string) *testvm.VM {
+	t.Helper()
+	return testvm.StartShared(t, testvm.Config{Suite: suite, Memory: 1 << 30})
+}
 
-// busyGuest returns a guest with more than a hundred processes in it, which tests
-// share.
+var busy sync.Map // guests that are busy already
+
+// busyGuest returns that guest with more than a hundred processes in it.
 func busyGuest(t *testing.T, suite string) *testvm.VM {
 	t.Helper()
-	vm := testvm.StartShared(t, testvm.Config{Suite: suite, Memory: 1 << 30})
+	vm := sharedGuest(t, suite)
 	if _, done := busy.LoadOrStore(vm, true); !done {
 		out, err := vm.Exec(t.Context(), "/opt/ovm/busy.sh")
 		require.NoError(t, err)

@@ -25,10 +25,10 @@ func (f *finder) readSystemMap() error {
 	}
 	b, err := io.ReadAll(io.LimitReader(f.o.SystemMap, limit+1))
 	if err != nil {
-		return fmt.Errorf("System.map: %w", err)
+		return fmt.Errorf("symbol file: %w", err)
 	}
 	if len(b) > limit {
-		return fmt.Errorf("System.map: %w: larger than %d MiB", symbols.ErrFormat, limit>>20)
+		return fmt.Errorf("symbol file: %w: larger than %d MiB", symbols.ErrFormat, limit>>20)
 	}
 	f.sysmap = b
 	return nil
@@ -72,10 +72,10 @@ func (f *finder) symbols(g *Guest, img space, stext, root uint64) error {
 func (f *finder) openSystemMap(g *Guest, check func(*symbols.Table) bool, checked string) error {
 	t, err := symbols.ParseSystemMap(bytes.NewReader(f.sysmap), g.KASLROffset)
 	if err != nil {
-		return fmt.Errorf("System.map: %w", err)
+		return fmt.Errorf("symbol file: %w", err)
 	}
 	if !check(t) {
-		return errors.New("System.map belongs to another kernel: its addresses differ")
+		return errors.New("the System.map belongs to another kernel: its addresses differ")
 	}
 	g.Symbols = t
 	g.step("symbols", "System.map", checked)

@@ -49,6 +49,7 @@ type BTF struct {
 
 	mu      sync.RWMutex
 	decoded map[uint32]*Type
+	funcs   map[string]bool // answers of HasFunc
 }
 
 // ParseBTF indexes a BTF blob, such as the one between __start_BTF and __stop_BTF
@@ -221,9 +222,26 @@ func (b *BTF) Enum(name string) (*Type, error) { return b.one(name, "enum", btfE
 // Typedef implements Source.
 func (b *BTF) Typedef(name string) (*Type, error) { return b.one(name, "typedef", btfTypedef) }
 
-// HasFunc implements Source. It walks all types: functions are a third of all
-// names and too seldom asked for to be worth indexing.
+// HasFunc implements Source. It walks all types, once for a name: functions are a
+// third of all names, and too few are asked for to be worth indexing.
 func (b *BTF) HasFunc(name string) bool {
+	b.mu.RLock()
+	has, known := b.funcs[name]
+	b.mu.RUnlock()
+	if known {
+		return has
+	}
+	has = b.findFunc(name)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.funcs == nil {
+		b.funcs = make(map[string]bool)
+	}
+	b.funcs[name] = has
+	return has
+}
+
+func (b *BTF) findFunc(name string) bool {
 	for _, off := range b.offsets[1:] {
 		if h := b.header(off); h.kind == btfFunc && b.nameIs(h.name, name) {
 			return true

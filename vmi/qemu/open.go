@@ -45,12 +45,15 @@ func Open(ctx context.Context, arg string, o *vmi.Options) (vmi.Image, error) {
 		return nil, err
 	}
 	g := &Guest{qmp: c, pid: pid, log: o.Log()}
-	if err := g.open(ctx, o); err != nil {
+	err = g.watchState(ctx)
+	if err == nil {
+		err = g.open(ctx, o)
+	}
+	if err != nil {
 		g.close()
 		c.Close()
 		return nil, fmt.Errorf("qmp %s: %w", socket, err)
 	}
-	g.removeHandler = c.OnEvent(g.onEvent)
 	if o != nil && o.Writable {
 		return &WritableGuest{g}, nil
 	}

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,10 +15,35 @@ import (
 // time: a caller whose context has ended must not leave a stopped machine behind.
 const contTimeout = 10 * time.Second
 
-// onEvent notices a RESUME that is not ours.
+// onEvent keeps track of whether the guest runs, and notices a RESUME that is not
+// ours. QEMU sends the event of a command before its answer.
 func (g *Guest) onEvent(e qmp.Event) {
-	if e.Name == "RESUME" && g.watch.Load() {
-		g.foreign.Store(true)
+	switch e.Name {
+	case "STOP":
+		g.changes.Add(1)
+		g.running.Store(false)
+	case "RESUME":
+		g.changes.Add(1)
+		g.running.Store(true)
+		if g.watch.Load() {
+			g.foreign.Store(true)
+		}
+	}
+}
+
+// watchState finds out whether the guest runs, and is told of every change after.
+func (g *Guest) watchState(ctx context.Context) error {
+	g.removeHandler = g.qmp.OnEvent(g.onEvent)
+	for {
+		before := g.changes.Load()
+		status, err := g.Status(ctx)
+		if err != nil {
+			return err
+		}
+		g.running.Store(status.Running)
+		if g.changes.Load() == before { // else the answer may be older than an event
+			return nil
+		}
 	}
 }
 
@@ -37,15 +63,15 @@ func (g *Guest) Pause(ctx context.Context) (resume func() error, err error) {
 	return sync.OnceValue(g.release), nil
 }
 
-// stop stops a guest that runs, and remembers whether it did.
+// stop stops a guest that runs, and remembers whether it did. QEMU is not asked
+// whether the guest runs: the answer would take as long as stopping it.
 func (g *Guest) stop(ctx context.Context) error {
-	status, err := g.Status(ctx)
-	if err != nil {
+	if err := cmp.Or(ctx.Err(), g.qmp.Err()); err != nil {
 		return err
 	}
 	g.foreign.Store(false)
-	g.stopped = status.Running
-	if status.Running {
+	g.stopped = g.running.Load()
+	if g.stopped {
 		if err := g.qmp.Execute(ctx, "stop", nil, nil); err != nil {
 			// The command may have been run without our seeing the answer.
 			if refused := (*qmp.Error)(nil); !errors.As(err, &refused) {

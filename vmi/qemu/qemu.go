@@ -25,6 +25,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -52,7 +54,7 @@ var (
 )
 
 // Guest is a QEMU with its monitor. It is a [vmi.Image], [vmi.Viewer],
-// [vmi.Sparse], [vmi.CPUs], [vmi.Pauser], [vmi.Stater] and [vmi.NMI].
+// [vmi.Sparse], [vmi.CPUs], [vmi.PC], [vmi.Pauser], [vmi.Stater] and [vmi.NMI].
 type Guest struct {
 	memory
 	qmp *qmp.Client
@@ -60,6 +62,8 @@ type Guest struct {
 	log *slog.Logger
 
 	removeHandler func()
+	running       atomic.Bool   // by the last event
+	changes       atomic.Uint64 // of running, seen
 
 	pauseMu sync.Mutex
 	depth   int         // pauses that are held
@@ -104,21 +108,28 @@ func (g *WritableGuest) WritePhys(p []byte, addr vmi.Phys) (int, error) {
 	return g.writePhys(p, addr)
 }
 
-// CPUs implements [vmi.CPUs] by "info registers -a". KGSBase is known only while
-// the guest is paused.
+// CPUs implements [vmi.CPUs] by "info registers -a", which does not print KGSBase.
+// It takes under a millisecond, for it is called while a guest stands still.
 func (g *Guest) CPUs(ctx context.Context) ([]vmi.CPU, error) {
 	text, err := g.qmp.HMP(ctx, "info registers -a")
 	if err != nil {
 		return nil, err
 	}
-	cpus, err := parseRegisters(text)
+	return parseRegisters(text)
+}
+
+// PC implements [vmi.PC].
+func (g *Guest) PC(ctx context.Context, cpu int) (uint64, error) {
+	var text string
+	err := g.qmp.Execute(ctx, "human-monitor-command", map[string]any{"command-line": "print/x $pc", "cpu-index": cpu}, &text)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	if err := g.addKGSBase(ctx, cpus); err != nil {
-		g.log.Debug("KGSBase is not known", "err", err)
+	pc, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(text), "0x"), 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("program counter of CPU %d: QEMU says %.100q", cpu, text)
 	}
-	return cpus, ctx.Err()
+	return pc, nil
 }
 
 // Status implements [vmi.Stater].
