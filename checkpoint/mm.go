@@ -39,8 +39,14 @@ var madvice = []struct {
 	flag   kernel.VMFlags
 	advice uint
 }{
-	{kernel.VMRandRead, 1}, {kernel.VMSeqRead, 2}, {kernel.VMDontCopy, 10}, {kernel.VMMergeable, 12},
-	{kernel.VMHugePage, 14}, {kernel.VMNoHugePage, 15}, {kernel.VMDontDump, 16}, {kernel.VMWipeOnFork, 18},
+	{kernel.VMRandRead, 1},
+	{kernel.VMSeqRead, 2},
+	{kernel.VMDontCopy, 10},
+	{kernel.VMMergeable, 12},
+	{kernel.VMHugePage, 14},
+	{kernel.VMNoHugePage, 15},
+	{kernel.VMDontDump, 16},
+	{kernel.VMWipeOnFork, 18},
 }
 
 // maxAuxvWords is how much of the auxiliary vector CRIU has room for.

@@ -94,10 +94,16 @@ func (t *Task) Namespaces() (*Namespaces, error) {
 	}
 	n := &Namespaces{k: k}
 	for _, ns := range []Namespace{
-		{"cgroup", p.Cgroup, 0}, {"ipc", p.IPC, 0}, {"mnt", p.Mnt, 0}, {"net", p.Net, 0},
-		{"pid", pid, 0}, {"pid_for_children", p.PIDChildren, 0},
-		{"time", p.Time, 0}, {"time_for_children", p.TimeChildren, 0},
-		{"user", cred.UserNSAddr, 0}, {"uts", p.UTS, 0},
+		{"cgroup", p.Cgroup, 0},
+		{"ipc", p.IPC, 0},
+		{"mnt", p.Mnt, 0},
+		{"net", p.Net, 0},
+		{"pid", pid, 0},
+		{"pid_for_children", p.PIDChildren, 0},
+		{"time", p.Time, 0},
+		{"time_for_children", p.TimeChildren, 0},
+		{"user", cred.UserNSAddr, 0},
+		{"uts", p.UTS, 0},
 	} {
 		if ns.Addr == 0 {
 			continue

@@ -80,9 +80,15 @@ var openFlags = []struct {
 	bits uint32
 	name string
 }{
-	{kernel.OAppend, "append"}, {kernel.ONonblock, "nonblock"}, {kernel.ODsync, "dsync"},
-	{kernel.OAsync, "async"}, {kernel.ODirect, "direct"}, {kernel.ODirectory, "directory"},
-	{kernel.ONofollow, "nofollow"}, {kernel.ONoatime, "noatime"}, {kernel.OCloexec, "cloexec"},
+	{kernel.OAppend, "append"},
+	{kernel.ONonblock, "nonblock"},
+	{kernel.ODsync, "dsync"},
+	{kernel.OAsync, "async"},
+	{kernel.ODirect, "direct"},
+	{kernel.ODirectory, "directory"},
+	{kernel.ONofollow, "nofollow"},
+	{kernel.ONoatime, "noatime"},
+	{kernel.OCloexec, "cloexec"},
 	{kernel.OPath, "path"},
 }
 

@@ -128,8 +128,13 @@ func (k *kernelImage) infoText(a symbols.Addrs) string {
 		name string
 		addr uint64
 	}{
-		{"names", a.Names}, {"num_syms", a.NumSyms}, {"token_table", a.TokenTable}, {"token_index", a.TokenIndex},
-		{"offsets", a.Offsets}, {"relative_base", a.RelativeBase}, {"addresses", a.Addresses},
+		{"names", a.Names},
+		{"num_syms", a.NumSyms},
+		{"token_table", a.TokenTable},
+		{"token_index", a.TokenIndex},
+		{"offsets", a.Offsets},
+		{"relative_base", a.RelativeBase},
+		{"addresses", a.Addresses},
 	} {
 		if v.addr != 0 {
 			s += fmt.Sprintf("SYMBOL(kallsyms_%s)=%x\n", v.name, v.addr)

@@ -217,9 +217,17 @@ func flags(e paging.Entry) string {
 		on   bool
 		name string
 	}{
-		{e.Present(), "present"}, {e.Writable(), "writable"}, {e.User(), "user"}, {e.Accessed(), "accessed"},
-		{e.Dirty(), "dirty"}, {e.SoftDirty(), "softdirty"}, {e.NX(), "nx"}, {e.UffdWP(), "uffdwp"}, {e.Special(), "special"},
-		{e.Exclusive(), "exclusive"}, {e.Huge(), "huge"},
+		{e.Present(), "present"},
+		{e.Writable(), "writable"},
+		{e.User(), "user"},
+		{e.Accessed(), "accessed"},
+		{e.Dirty(), "dirty"},
+		{e.SoftDirty(), "softdirty"},
+		{e.NX(), "nx"},
+		{e.UffdWP(), "uffdwp"},
+		{e.Special(), "special"},
+		{e.Exclusive(), "exclusive"},
+		{e.Huge(), "huge"},
 		{e.Kind >= paging.Swap && e.Kind < paging.Bad, fmt.Sprintf("type%d off%x", e.SwapType(), e.SwapOffset())},
 		{e.MarkerBits() != 0, fmt.Sprintf("marker%d", e.MarkerBits())},
 	} {

@@ -123,8 +123,10 @@ func TestBTFRefusesGarbage(t *testing.T) {
 // FuzzBTF mutates the type section: parsing and decoding every type must end
 // without a panic, with an error or a value.
 func FuzzBTF(f *testing.F) {
-	f.Add([]byte{0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0, 0, 0, 5, 0, 0, 0,
-		1, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 32, 0, 0, 1, 0, 'i', 'n', 't', 0})
+	f.Add([]byte{
+		0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0, 0, 0, 5, 0, 0, 0,
+		1, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 32, 0, 0, 1, 0, 'i', 'n', 't', 0,
+	})
 	f.Fuzz(func(t *testing.T, blob []byte) {
 		b, err := ParseBTF(blob)
 		if err != nil {
