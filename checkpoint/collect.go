@@ -38,6 +38,7 @@ type collector struct {
 	foreignSession bool     // the leader of its session is another process
 	external       []string // keys of files that lead out of the process
 	cgSet          uint32   // 0: none
+	cpus           int32    // that a process of the guest may run on, 0: not known yet
 	files          *fileTable
 	areas          []area
 	shmem          map[uint64]*kernel.File // anonymous shared memory, by inode

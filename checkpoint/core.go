@@ -72,6 +72,9 @@ func (c *collector) threadCore(t *kernel.Task, acts *[kernel.NSig]kernel.SigActi
 		tc.BlkSigset = new(masks.Mask())
 	}
 	c.sched(t, attr, tc)
+	if err := c.threadLosses(t, attr, cr); err != nil {
+		return nil, err
+	}
 	if err := c.rseq(attr, tc, info); err != nil {
 		return nil, err
 	}
@@ -209,6 +212,9 @@ func (c *collector) taskCore(e *criu_core.CoreEntry, acts *[kernel.NSig]kernel.S
 		Sigactions:  sigactions(acts),
 		Loginuid:    &attr.LoginUID,
 	}
+	if mask := membarriers(c.mm.Membarrier); mask != 0 {
+		tc.MembarrierRegistrationMask = &mask
+	}
 	if sa.ChildSubreaper {
 		tc.ChildSubreaper = new(true)
 	}
@@ -219,6 +225,7 @@ func (c *collector) taskCore(e *criu_core.CoreEntry, acts *[kernel.NSig]kernel.S
 		tc.CgSet = new(c.cgSet)
 	}
 	e.Tc, e.ThreadCore.Comm = tc, nil
+	c.processLosses()
 	return nil
 }
 

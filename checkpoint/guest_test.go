@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,7 +30,8 @@ var suites = []string{"bookworm", "trixie"}
 // machine is a guest with its kernel opened from outside.
 type machine struct {
 	*testvm.VM
-	k *kernel.Kernel
+	k        *kernel.Kernel
+	firstPID int
 }
 
 // pair are two guests of one suite; processes move from one to the other.
@@ -41,12 +43,20 @@ func bootPair(t *testing.T, suite string) *pair {
 	t.Helper()
 	boot := func(role string, firstPID int) *machine {
 		vm := testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=" + role})
-		m := &machine{VM: vm}
-		m.must(t, "sh", "-c", fmt.Sprintf("n=$(cat /proc/sys/kernel/ns_last_pid); [ $n -ge %d ] || echo %d > /proc/sys/kernel/ns_last_pid", firstPID, firstPID))
+		m := &machine{VM: vm, firstPID: firstPID}
+		m.movePIDs(t)
 		m.open(t)
 		return m
 	}
 	return &pair{boot("source", 5000), boot("destination", 20000)}
+}
+
+// movePIDs lets new processes of the guest have numbers from firstPID on. A restore
+// moves them to where the restored process has its own, and a kernel worker that is
+// made then would sit for ever on a number that is needed later.
+func (m *machine) movePIDs(t *testing.T) {
+	t.Helper()
+	m.must(t, "sh", "-c", fmt.Sprintf("n=$(cat /proc/sys/kernel/ns_last_pid); [ $n -ge %[1]d ] || echo %[1]d > /proc/sys/kernel/ns_last_pid", m.firstPID))
 }
 
 func (m *machine) open(t *testing.T) {
@@ -146,7 +156,22 @@ func (m *machine) save(t *testing.T, pid kernel.PID, o checkpoint.SaveOptions) (
 			t.Errorf("image set: %v", p)
 		}
 	}
+	if o.Leave == checkpoint.LeaveKilled {
+		m.waitGone(t, pid)
+	}
 	return r, dir
+}
+
+// waitGone waits until the guest's init has reaped the process, which takes it up
+// to a second: until then the number is taken.
+func (m *machine) waitGone(t *testing.T, pid kernel.PID) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, testvm.Wait(ctx, "the process to be reaped", func() (bool, error) {
+		_, err := m.k.Task(pid)
+		return errors.Is(err, kernel.ErrNoTask), nil
+	}))
 }
 
 // hand copies an image set and files from one guest to the other.
@@ -177,6 +202,7 @@ func (m *machine) restore(t *testing.T, dir string, options ...string) {
 		var log bytes.Buffer
 		_ = m.Get(t.Context(), dir+"/restore.log", &log)
 		s := log.String()
-		t.Fatalf("%v\n%s", err, s[max(0, len(s)-3000):])
+		t.Fatalf("%v\n%s\n%s", err, s[max(0, len(s)-3000):], m.must(t, "ps", "-eLo", "pid,tid,ppid,stat,args"))
 	}
+	m.movePIDs(t)
 }

@@ -93,6 +93,7 @@ func (c *collector) vma(e *mm.MmEntry, v *kernel.VMA) error {
 	if v.UFFD != 0 {
 		c.issues.refuse(what, "is registered with userfaultfd")
 	}
+	c.vmaLosses(v, what)
 	ve := &vma.VmaEntry{
 		Start: new(uint64(v.Start)), End: new(uint64(v.End)), Pgoff: new(uint64(0)), Shmid: new(uint64(0)),
 		Prot: new(uint32(v.Flags & (kernel.VMRead | kernel.VMWrite | kernel.VMExec))), Flags: new(c.mapFlags(v)),

@@ -83,10 +83,12 @@ const (
 
 // Bits of File.Mode (include/linux/fs.h).
 const (
-	FModeRead    = 0x1
-	FModeWrite   = 0x2
-	FModePath    = 0x4000
-	FModeBacking = 0x2000000
+	FModeRead  = 0x1
+	FModeWrite = 0x2
+	FModePath  = 0x4000
+	// Either, by kernel version, says that the file is a backing file; the other
+	// then says something else, or nothing.
+	FModeBacking = 0x3000000
 )
 
 // FileAt reads the struct file at a. Errors: *PathError, ErrCorrupt.
@@ -144,7 +146,7 @@ func (f *File) MountID() (int32, error) {
 // for the file of a layer that overlayfs maps in place of its own. Source:
 // include/linux/fs.h:file_user_path.
 func (f *File) UserPath() (Path, error) {
-	if f.Mode&FModeBacking == 0 {
+	if f.Mode&FModeBacking == 0 || f.IsPath() {
 		return f.Path, nil
 	}
 	off, err := f.k.offsetOf("backing_file", "file")
@@ -155,8 +157,8 @@ func (f *File) UserPath() (Path, error) {
 		return f.Path, nil
 	}
 	b, err := backingFileLayout.Load(f.k, f.Addr-Addr(off))
-	if err != nil {
-		return Path{}, err
+	if err != nil || !b.UserMnt.IsKernel() || !b.UserDentry.IsKernel() {
+		return f.Path, nil // the bit meant something else, and what lies behind the file is not its
 	}
 	return Path{b.UserMnt, b.UserDentry}, nil
 }

@@ -19,6 +19,7 @@ type mmFields struct {
 	PGD        Addr     `k:"pgd"`
 	MapCount   int32    `k:"map_count"`
 	Flags      uint64   `k:"flags.__mm_flags[0]|flags.__mm_flags|flags"`
+	DefFlags   VMFlags  `k:"def_flags"` // of new mappings: mlockall(MCL_FUTURE)
 	TaskSize   UserAddr `k:"task_size"`
 	StartCode  UserAddr `k:"start_code"`
 	EndCode    UserAddr `k:"end_code"`

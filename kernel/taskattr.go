@@ -11,6 +11,7 @@ type TaskAttr struct {
 	StaticPrio       int32    `k:"static_prio"` // 120 + nice
 	RTPriority       uint32   `k:"rt_priority"`
 	ResetOnFork      bool     `k:"sched_reset_on_fork"`
+	NrCPUsAllowed    int32    `k:"nr_cpus_allowed"`
 	PDeathSignal     int32    `k:"pdeath_signal"`
 	LoginUID         uint32   `k:"loginuid.val,opt"`
 	AtomicFlags      uint64   `k:"atomic_flags"` // PFA_*
@@ -39,6 +40,22 @@ func (t *Task) Attr() (*TaskAttr, error) {
 
 // NoNewPrivs says whether the thread gave up gaining privileges by execve.
 func (a *TaskAttr) NoNewPrivs() bool { return a.AtomicFlags&1 != 0 }
+
+type ioContext struct {
+	IOPrio uint16 `k:"ioprio"`
+}
+
+var ioContextLayout = LayoutOf[ioContext]("io_context")
+
+// IOPriority returns the priority that t set with ioprio_set(2), 0 for none.
+func (t *Task) IOPriority() (uint16, error) {
+	a, err := t.Attr()
+	if err != nil || a.IOContext == 0 {
+		return 0, err
+	}
+	c, err := ioContextLayout.Load(t.k, a.IOContext)
+	return c.IOPrio, err
+}
 
 // Rlimit is a resource limit; ^uint64(0) is RLIM_INFINITY.
 type Rlimit struct{ Cur, Max uint64 }

@@ -61,6 +61,9 @@ const (
 	VMHugePage    VMFlags = 0x20000000
 	VMNoHugePage  VMFlags = 0x40000000
 	VMMergeable   VMFlags = 0x80000000
+	VMPKey        VMFlags = 0xf << 32 // protection key, x86
+	VMShadowStack VMFlags = 1 << 37   // x86, since 6.6
+	VMSealed      VMFlags = 1 << 63   // mseal, since 6.10
 )
 
 // String returns the flags as /proc/PID/maps shows them: "rwxp".

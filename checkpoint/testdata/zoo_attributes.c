@@ -121,6 +121,7 @@ static void setup(void)
 	struct rlimit l;
 	gid_t groups[] = { 7, 70, 70000, 4000000000u };
 
+	skipped("", 0); /* reads the arguments */
 	l = (struct rlimit){ 1000, 1024 };
 	must(setrlimit(RLIMIT_NOFILE, &l), "rlimit");
 	l = (struct rlimit){ 111 << 20, RLIM_INFINITY };
@@ -131,14 +132,12 @@ static void setup(void)
 	must(setrlimit(RLIMIT_STACK, &l), "rlimit");
 	umask(0137);
 	set_proc("oom_score_adj", "321");
-	if (!skipped("coredump_filter", 15))
-		set_proc("coredump_filter", "0x5a");
-	must(prctl(PR_SET_TIMERSLACK, skipped("timerslack_ns", 13) ? 50000 : 123456), "timer slack");
+	set_proc("coredump_filter", "0x5a");
+	must(prctl(PR_SET_TIMERSLACK, 123456), "timer slack");
 	must(prctl(PR_SET_CHILD_SUBREAPER, 1), "subreaper");
 	must(sched_setscheduler(suspend_tid, SCHED_BATCH, &none), "scheduler");
 	must(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0), "membarrier");
-	if (!skipped("personality", 11))
-		must(personality(ADDR_NO_RANDOMIZE), "personality");
+	must(personality(ADDR_NO_RANDOMIZE), "personality");
 
 	must(setgroups(4, groups), "groups");
 	must(setresgid(10, 20, 30), "gid");
@@ -155,8 +154,7 @@ static void setup(void)
 	caps[1].permitted &= ~(1u << (CAP_WAKE_ALARM - 32));
 	caps[1].effective = caps[1].permitted;
 	must(syscall(SYS_capset, &header, caps), "capset");
-	if (!skipped("CapAmb", 6))
-		must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0), "ambient set");
+	must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0), "ambient set");
 	must(prctl(PR_SET_PDEATHSIG, SIGURG), "pdeathsig");
 	must(prctl(PR_SET_DUMPABLE, 1), "dumpable");
 	must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");

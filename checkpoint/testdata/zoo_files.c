@@ -31,6 +31,9 @@ static void list(char *to)
 		snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
 		char *pos = slurp(path), *flags = strstr(pos, "flags:");
 		pos = strstr(pos, "pos:");
+		char *both_bits = strstr(flags, "03");
+		if (fd == dir && both_bits)
+			both_bits[1] = '1'; /* CRIU opens a directory without O_DIRECTORY */
 		to += sprintf(to, "%d %s %s %.*s\n", fd, link, fd < 3 ? "" : strtok(pos, "\n"), (int)strcspn(flags, "\n"), flags);
 	}
 }

@@ -73,30 +73,60 @@ static void map_file(int i, int shared, int prot, int fd, off_t off)
 	must(m[i].at == MAP_FAILED ? -1 : 0, m[i].name);
 }
 
-/* Lines of /proc/self/maps with their addresses, rights and offsets, and of smaps
- * with the flags; names only of what has one on disk, as others get a new one. */
+/* A stretch of equal mappings, as neighbours that had become equal may be one
+ * after a restore. */
+struct stretch {
+	unsigned long start, end, offset;
+	char text[400];
+};
+
+static char *add(char *to, struct stretch *last, const struct stretch *s)
+{
+	if (last->end == s->start && !strcmp(last->text, s->text) &&
+	    (!last->offset || last->offset + (s->start - last->start) == s->offset)) {
+		last->end = s->end;
+		return to;
+	}
+	if (last->end)
+		to += sprintf(to, "%lx-%lx %lx %s\n", last->start, last->end, last->offset, last->text);
+	*last = *s;
+	return to;
+}
+
+/* Lines of /proc/self/maps with addresses, rights, and names and offsets of what has
+ * them on disk; of smaps the flags, but for those that tell how a mapping came
+ * about (accounted) and what was written to (soft dirty). */
 static void read_maps(char *to, char *flags)
 {
 	char *line, *save, *s = slurp("/proc/self/maps");
-	unsigned long start, end, offset;
+	struct stretch one = { 0 }, last = { 0 }, end = { 0 };
+	unsigned long start, stop;
 	char prot[8], name[256];
 
-	*to = *flags = 0;
 	for (line = strtok_r(s, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		name[0] = 0;
-		if (sscanf(line, "%lx-%lx %7s %lx %*s %*s %255s", &start, &end, prot, &offset, name) < 4)
+		if (sscanf(line, "%lx-%lx %7s %lx %*s %*s %255s", &one.start, &one.end, prot, &one.offset, name) < 4)
 			continue;
-		/* The kernels of a pair are alike, but CRIU may leave its vDSO behind. */
-		to += sprintf(to, "%lx-%lx %s %lx %s\n", start, end, prot, name[0] == '/' && strcmp(name, "/dev/zero") ? offset : 0,
-			name[0] == '/' && !strstr(line, "deleted") ? name : "");
+		if (name[0] != '/' || strstr(line, "deleted") || !strcmp(name, "/dev/zero"))
+			name[0] = one.offset = 0;
+		snprintf(one.text, sizeof one.text, "%s %s", prot, name);
+		to = add(to, &last, &one);
 	}
+	add(to, &last, &end);
 	s = slurp("/proc/self/smaps");
+	memset(&last, 0, sizeof last);
 	for (line = strtok_r(s, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			flags += sprintf(flags, "%lx", start);
-		else if (!strncmp(line, "VmFlags:", 8))
-			flags += sprintf(flags, "%s\n", line + 8);
+		if (sscanf(line, "%lx-%lx ", &start, &stop) == 2)
+			one.start = start, one.end = stop;
+		if (strncmp(line, "VmFlags:", 8))
+			continue;
+		one.offset = one.text[0] = 0;
+		for (char *f = strtok(line + 8, " "); f; f = strtok(NULL, " "))
+			if (strcmp(f, "ac") && strcmp(f, "sd"))
+				sprintf(one.text + strlen(one.text), " %s", f);
+		flags = add(flags, &last, &one);
 	}
+	add(flags, &last, &end);
 }
 
 static void setup(void)
@@ -152,7 +182,7 @@ static void setup(void)
 	read_maps(maps, vmflags);
 	for (int i = 0; i < AREAS; i++) {
 		char start[32], *line;
-		snprintf(start, sizeof start, "\n%lx", (long)m[i].at);
+		snprintf(start, sizeof start, "\n%lx-", (long)m[i].at);
 		if (m[i].vmflag && (!(line = strstr(vmflags, start)) || !memmem(line + 1, strchr(line + 1, '\n') - line, m[i].vmflag, 3)))
 			must(-1, m[i].name);
 	}
