@@ -44,8 +44,9 @@ func (r *PtRegs) Compat() bool { return r.CS&0xffff == userCS32 }
 func (r *PtRegs) InSyscall() bool { return int32(r.OrigAX) >= 0 }
 
 func (r *PtRegs) plausible() bool {
+	const fixed, interrupts = 1 << 1, 1 << 9 // of RFLAGS; after execve only the second is set
 	cs := r.CS & 0xffff
-	return (cs == userCS64 || cs == userCS32) && r.SS&0xffff == userDS && r.Flags&2 != 0
+	return (cs == userCS64 || cs == userCS32) && r.SS&0xffff == userDS && r.Flags&(fixed|interrupts) != 0
 }
 
 // UserRegs returns the user-mode registers of a thread that is in the kernel, which

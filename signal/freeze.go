@@ -233,7 +233,7 @@ func (f *Frozen) look() (waiting string, err error) {
 	}
 	f.held = after
 	if f.regs, err = userRegs(after); err != nil {
-		return "registers in motion", nil
+		return fmt.Sprintf("registers in motion: %v", err), nil
 	}
 	return "", nil
 }

@@ -275,7 +275,7 @@ func TestFreezeMovingTarget(t *testing.T) {
 		_, err := signal.Kill(t.Context(), task, nil)
 		require.NoError(t, err)
 
-		for i := range 2 * repetitions(t) {
+		for i := range 4 * repetitions(t) {
 			pid, err := g.StartProcess(t.Context(), shortLived(i))
 			require.NoError(t, err)
 			u, err := g.k.Task(kernel.PID(pid))
