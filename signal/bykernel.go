@@ -58,7 +58,7 @@ func (b *byKernel) plan(ctx context.Context, p *plan, t *kernel.Task, sig Signal
 	if flags&irqWorkInFlight != 0 {
 		return retry("send_signal_work is in use (%#x)", flags)
 	}
-	idle, rq, err := b.isIdle()
+	c, err := b.settledCPU0(ctx)
 	if err != nil {
 		return err
 	}
@@ -84,17 +84,17 @@ func (b *byKernel) plan(ctx context.Context, p *plan, t *kernel.Task, sig Signal
 	if err := setAll(p.Tx, edits); err != nil {
 		return err
 	}
-	p.kick = idle && b.caps.KickIdle == nil
+	p.kick = c.kick
 	if !p.kick {
 		return b.link(p, b.at.lazyList, "lazy_list(cpu 0)")
 	}
 	if err := b.link(p, b.at.callQueue, "call_single_queue(cpu 0)"); err != nil {
 		return err
 	}
-	if err := b.planResched(p.Tx, rq); err != nil {
+	if err := b.planResched(p.Tx, c); err != nil {
 		return err
 	}
-	return b.planKick(ctx, p.Tx)
+	return b.planKick(p.Tx, c)
 }
 
 // link pushes the work on an llist.
@@ -119,17 +119,16 @@ func (b *byKernel) nudge(ctx context.Context) error {
 		if ok, err := b.taken(); ok || err != nil {
 			return err
 		}
-		idle, rq, err := b.isIdle()
+		c, err := b.lookCPU0(ctx)
 		if err != nil {
 			return err
 		}
-		p.kick = idle && b.caps.KickIdle == nil
-		if p.kick {
+		if p.kick = c.kick; p.kick {
 			// Also right for the lazy list, whose tick an idle CPU arms on its way to sleep.
-			if err := b.planResched(p.Tx, rq); err != nil {
+			if err := b.planResched(p.Tx, c); err != nil {
 				return err
 			}
-			return b.planKick(ctx, p.Tx)
+			return b.planKick(p.Tx, c)
 		}
 		found, err := llistUnlink(p.Tx, b.at.callQueue, b.w.Next, "call_single_queue(cpu 0)")
 		if err != nil || !found {

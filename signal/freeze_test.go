@@ -148,6 +148,8 @@ while True:
 		require.Equal(t, "S", g.procState(t, child.PID))
 		untouched(t, child)
 
+		stopFrozen(t, g)
+
 		f, err = signal.Freeze(t.Context(), child, nil)
 		require.NoError(t, err)
 		_, err = signal.Kill(t.Context(), child, nil)
@@ -166,6 +168,28 @@ while True:
 			require.NoError(t, f.Thaw(t.Context()))
 		}
 	})
+}
+
+// A frozen process that is stopped is stopped when it is thawed, without having
+// done anything in between.
+func stopFrozen(t *testing.T, g *guest) {
+	for _, strategy := range []signal.Strategy{signal.ByKernel, signal.ByBitmap} {
+		out := g.file()
+		task := g.start(t, "sh", "-c", "while :; do echo >> "+out+"; done")
+		f, err := signal.Freeze(t.Context(), task, nil)
+		require.NoError(t, err)
+		before := g.sh(t, "wc -l < %s", out)
+		r, err := signal.Stop(t.Context(), task, &signal.Options{Strategy: strategy})
+		require.NoError(t, err)
+		require.Contains(t, r.Effect, "frozen")
+		require.NoError(t, f.Thaw(t.Context()))
+		require.Eventually(t, func() bool { return g.procState(t, task.PID) == "T" }, 10*time.Second, 20*time.Millisecond)
+		require.Equal(t, before, g.sh(t, "wc -l < %s", out), "it has run")
+		_, err = signal.Continue(t.Context(), task, &signal.Options{Strategy: strategy})
+		require.NoError(t, err)
+		_, err = signal.Kill(t.Context(), task, &signal.Options{Strategy: strategy})
+		require.NoError(t, err)
+	}
 }
 
 // vforked starts a process whose main thread waits, uninterruptibly, for a child

@@ -441,3 +441,73 @@ func TestRefusals(t *testing.T) {
 		require.Equal(t, "S", g.procState(t, parent.PID))
 	})
 }
+
+// deaf is a memory source that cannot inject an NMI, as QEMU on other machines.
+type deaf struct {
+	vmi.Memory
+	vmi.Writer
+	vmi.Pauser
+}
+
+// Without a kick an idle guest acts when it wakes by itself.
+func TestWithoutNMI(t *testing.T) {
+	eachGuest(t, 1, func(t *testing.T, g *guest) {
+		mem := g.k.Memory()
+		k, err := kernel.Open(t.Context(), deaf{mem, mem.(vmi.Writer), mem.(vmi.Pauser)}, nil)
+		require.NoError(t, err)
+		caps, err := signal.Probe(k)
+		require.NoError(t, err)
+		require.ErrorIs(t, caps.KickIdle, signal.ErrUnsupported)
+		task, intact := g.sleeper(t, []string{"-t", "4", "futex"})
+		task, err = k.Task(task.PID)
+		require.NoError(t, err)
+		tab := table{}
+		for _, strategy := range []signal.Strategy{signal.ByKernel, signal.ByBitmap} {
+			o := &signal.Options{Strategy: strategy, Timeout: 30 * time.Second}
+			for range 2 {
+				r, err := signal.Stop(t.Context(), task, o)
+				require.NoError(t, err)
+				tab.add("no kick, stop by "+string(strategy), r.Latency)
+				r, err = signal.Continue(t.Context(), task, o)
+				require.NoError(t, err)
+				tab.add("no kick, cont by "+string(strategy), r.Latency)
+			}
+		}
+		f, err := signal.Freeze(t.Context(), task, &signal.FreezeOptions{Timeout: 30 * time.Second})
+		require.NoError(t, err)
+		tab.add("no kick, freeze", f.Report().Latency)
+		require.NoError(t, f.Thaw(t.Context()))
+		intact()
+		tab.log(t)
+	})
+}
+
+// What cannot write, or cannot pause, says so.
+func TestPoorSources(t *testing.T) {
+	eachGuest(t, 1, func(t *testing.T, g *guest) {
+		mem := g.k.Memory()
+		for _, c := range []struct {
+			mem  vmi.Memory
+			want error
+		}{
+			{struct{ vmi.Memory }{mem}, signal.ErrReadOnly},
+			{struct {
+				vmi.Memory
+				vmi.Writer
+			}{mem, mem.(vmi.Writer)}, signal.ErrNoPause},
+		} {
+			k, err := kernel.Open(t.Context(), c.mem, nil)
+			require.NoError(t, err)
+			task := g.start(t, "sleep", "1000")
+			task, err = k.Task(task.PID)
+			require.NoError(t, err)
+			for _, s := range []signal.Strategy{signal.Auto, signal.ByKernel, signal.ByBitmap} {
+				_, err = signal.Stop(t.Context(), task, &signal.Options{Strategy: s})
+				require.ErrorIs(t, err, c.want)
+			}
+			_, err = signal.Freeze(t.Context(), task, nil)
+			require.ErrorIs(t, err, c.want)
+			require.Equal(t, "S", g.procState(t, task.PID))
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
@@ -13,14 +14,62 @@ import (
 // the second half of a back-to-back pair: arrived at the very instruction where
 // the last one did, with swallow_nmi set (arch/x86/kernel/nmi.c:default_do_nmi).
 
-// planKick adds to tx what keeps the NMI silent. The guest must be paused, and CPU
-// 0 idle: an NMI does a busy one no good and may arrive elsewhere than planned.
-func (o *op) planKick(ctx context.Context, tx *Tx) error {
-	rip, err := o.pc0(ctx)
-	if err != nil {
-		return fmt.Errorf("registers of CPU 0: %w", err)
+// cpu0 is what CPU 0 of a paused guest is doing.
+type cpu0 struct {
+	rqWords
+	idle bool // it runs its idle task
+	kick bool // it sleeps, and a silent NMI can wake it
+	rip  uint64
+}
+
+// between says that CPU 0 is on its way into or out of its sleep. It may also be in
+// its NMI handler: an NMI now would come after that, elsewhere than planned, and
+// the kernel would complain.
+func (c *cpu0) between() bool { return c.idle && !c.kick }
+
+// lookCPU0 finds out what CPU 0 is doing. The guest must be paused.
+func (o *op) lookCPU0(ctx context.Context) (c cpu0, err error) {
+	if c.rqWords, err = rqLayout.Load(o.k, o.at.rq); err != nil {
+		return c, err
 	}
-	if err := tx.Set(o.at.lastNMIRIP, 8, "last_nmi_rip(cpu 0)", rip); err != nil {
+	c.idle = c.Curr == c.Idle
+	if !c.idle || o.caps.KickIdle != nil {
+		return c, nil
+	}
+	if c.rip, err = o.pc0(ctx); err != nil {
+		return c, fmt.Errorf("registers of CPU 0: %w", err)
+	}
+	var code [3]byte
+	if _, err := o.k.ReadAt(code[:], kernel.Addr(c.rip)-3); err != nil {
+		return c, err
+	}
+	c.kick = afterHalt(code)
+	return c, nil
+}
+
+// afterHalt says whether code, which ends where the program counter is, ends with
+// "sti; hlt" or "mwait": a processor that sleeps there has both behind it.
+func afterHalt(code [3]byte) bool {
+	return code[1] == 0xfb && code[2] == 0xf4 || code == [3]byte{0x0f, 0x01, 0xc9}
+}
+
+// maxBetween is how often a delivery waits for CPU 0 to go to sleep or to wake up.
+// A guest that polls when idle never sleeps, and always ticks.
+const maxBetween = 20
+
+// settledCPU0 is lookCPU0 for a first attempt, which may as well be made later.
+func (o *op) settledCPU0(ctx context.Context) (cpu0, error) {
+	c, err := o.lookCPU0(ctx)
+	if err == nil && c.between() && o.caps.KickIdle == nil && o.between < maxBetween {
+		o.between++
+		return c, retry("CPU 0 is on its way into or out of idle")
+	}
+	return c, err
+}
+
+// planKick adds to tx what keeps the NMI silent.
+func (o *op) planKick(tx *Tx, c cpu0) error {
+	if err := tx.Set(o.at.lastNMIRIP, 8, "last_nmi_rip(cpu 0)", c.rip); err != nil {
 		return err
 	}
 	return tx.Set(o.at.swallowNMI, 1, "swallow_nmi(cpu 0)", 1)
@@ -42,8 +91,8 @@ func (o *op) pc0(ctx context.Context) (uint64, error) {
 }
 
 // planResched makes the idle loop of CPU 0 leave when next it looks.
-func (o *op) planResched(tx *Tx, rq rqWords) error {
-	w, err := taskLayout.Load(o.k, rq.Idle)
+func (o *op) planResched(tx *Tx, c cpu0) error {
+	w, err := taskLayout.Load(o.k, c.Idle)
 	if err != nil {
 		return err
 	}

@@ -64,6 +64,7 @@ type op struct {
 	report    Report
 	resumed   time.Time // when the guest last went on: latencies count from here
 	kicks     int       // own share of machine.kicks
+	between   int       // how often CPU 0 was neither asleep nor busy
 	unsettled []*wake   // in flight, or not yet cleaned up after
 }
 
@@ -168,12 +169,6 @@ func (o *op) commit(ctx context.Context, p *plan) error {
 	}
 	o.report.Edits = append(o.report.Edits, p.Edits()...)
 	return nil
-}
-
-// isIdle says whether CPU 0 runs its idle task. The guest must be paused.
-func (o *op) isIdle() (idle bool, rq rqWords, err error) {
-	rq, err = rqLayout.Load(o.k, o.at.rq)
-	return rq.Curr == rq.Idle, rq, err
 }
 
 // waitFor polls until done returns true, ctx ends or done fails. Every now and

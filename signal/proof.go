@@ -43,7 +43,9 @@ func (o *op) prove(ctx context.Context, t *kernel.Task, sig Signal) error {
 	return nil
 }
 
-// seeStopped says whether every thread is stopped and off its processor.
+// seeStopped says whether every thread is stopped and off its processor. A frozen
+// process that has the signal is as good as stopped: the trap lets go of a thread
+// right before the point where it takes signals.
 func seeStopped(t *kernel.Task) (bool, string, error) {
 	u := *t
 	if err := u.Refresh(); err != nil {
@@ -59,10 +61,19 @@ func seeStopped(t *kernel.Task) (bool, string, error) {
 	if err != nil {
 		return false, "", err
 	}
-	if stopped != all {
-		return false, others, nil
+	if stopped == all {
+		return true, "every thread is in state T", nil
 	}
-	return true, "every thread is in state T", nil
+	if frozen, err := allHeld(&u); err != nil || frozen {
+		return frozen, "every thread is frozen, and stops before it does anything else", err
+	}
+	return false, others, nil
+}
+
+// allHeld says whether every thread is held by Freeze, or the guest's own freezer.
+func allHeld(t *kernel.Task) (bool, error) {
+	_, waiting, err := heldThreads(t)
+	return waiting == "" && err == nil, err
 }
 
 // seeContinued says whether the kernel has woken every thread and told the parent.

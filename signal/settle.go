@@ -103,11 +103,11 @@ func (o *op) nudge(ctx context.Context) error {
 	}
 	o.log.Debug("wake-up has not landed, helping", "wakes", len(o.unsettled))
 	return o.transact(ctx, func(ctx context.Context, p *plan) error {
-		idle, rq, err := o.isIdle()
+		c, err := o.lookCPU0(ctx)
 		if err != nil {
 			return err
 		}
-		p.kick = idle && o.caps.KickIdle == nil
+		p.kick = c.kick
 		for _, w := range o.unsettled {
 			if ok, err := o.landed(w); err != nil {
 				return err
@@ -115,7 +115,7 @@ func (o *op) nudge(ctx context.Context) error {
 				continue
 			}
 			if p.kick {
-				if err := o.planResched(p.Tx, rq); err != nil {
+				if err := o.planResched(p.Tx, c); err != nil {
 					return err
 				}
 				continue
@@ -126,7 +126,7 @@ func (o *op) nudge(ctx context.Context) error {
 			}
 		}
 		if p.kick {
-			return o.planKick(ctx, p.Tx)
+			return o.planKick(p.Tx, c)
 		}
 		return nil
 	})
@@ -168,12 +168,14 @@ func (o *op) cancelWakes(ctx context.Context) error {
 		return err
 	}
 	err := o.transact(ctx, func(ctx context.Context, p *plan) error {
-		if idle, _, err := o.isIdle(); err != nil {
+		c, err := o.lookCPU0(ctx)
+		if err != nil {
 			return err
-		} else if p.kick = idle && o.caps.KickIdle == nil; p.kick {
+		}
+		if p.kick = c.kick; p.kick {
 			// The idle task may still be marked for rescheduling, which keeps
 			// others from kicking it.
-			if err := o.planKick(ctx, p.Tx); err != nil {
+			if err := o.planKick(p.Tx, c); err != nil {
 				return err
 			}
 		}

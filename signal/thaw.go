@@ -10,13 +10,16 @@ import (
 
 // Thaw lets the process go on, and returns when no thread is held any more. A
 // process that has died meanwhile is a success. Thaw may be called again, after an
-// error too; once it has succeeded it does nothing.
+// error too; once it has succeeded it does nothing. It gives up after 10 s, or when
+// ctx ends; pass a fresh context when cleaning up after a cancelled one.
 func (f *Frozen) Thaw(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.thawed {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
+	defer cancel()
 	if err := f.thaw(ctx); err != nil {
 		return err
 	}
@@ -52,7 +55,7 @@ func (f *Frozen) thaw(ctx context.Context) error {
 			err = o.timeout("thaw", waiting, "", err)
 			fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
 			defer cancel()
-			return errors.Join(err, o.cancelWakes(fresh))
+			return errors.Join(err, o.cancelWakes(fresh), o.afterKick())
 		}
 	}
 	return errors.Join(o.settle(ctx), o.afterKick())

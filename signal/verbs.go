@@ -39,7 +39,8 @@ func Kill(ctx context.Context, t *kernel.Task, o *Options) (*Report, error) {
 
 // Send sends any signal to the process of t. For SIGSTOP, SIGCONT and SIGKILL it
 // returns when the effect was seen; for others when the kernel has the signal, as
-// kill(2) does. A handler sees a sender of pid 0. Errors are those of Stop.
+// kill(2) does. A handler sees a sender of pid 0. Errors are those of Stop; with
+// an error the report, if there is one, says how far it came.
 func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Report, error) {
 	if opt == nil {
 		opt = &Options{}
@@ -77,6 +78,7 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 	if err == nil && !opt.DryRun {
 		err = o.prove(ctx, t, sig)
 	}
+	err = errors.Join(err, o.afterKick())
 	o.log.Debug("signal", "pid", t.PID, "signal", sig, "strategy", o.report.Strategy, "latency", o.report.Latency,
 		"pauses", o.report.Pauses, "err", err)
 	return &o.report, err

@@ -36,14 +36,14 @@ func (o *op) planWake(ctx context.Context, p *plan, tasks []*thread) (served int
 	if len(tasks) == 0 {
 		return 0, nil
 	}
-	idle, rq, err := o.isIdle()
+	c, err := o.settledCPU0(ctx)
 	if err != nil {
 		return 0, err
 	}
-	p.kick = idle && o.caps.KickIdle == nil
+	p.kick = c.kick
 	byCall := p.kick && !o.at.cfi
 	var base timerBase
-	if byCall && rq.Lock != 0 {
+	if byCall && c.Lock != 0 {
 		return 0, retry("run queue of CPU 0 is locked")
 	} else if !byCall {
 		if base, err = o.timerBaseFree(); err != nil {
@@ -87,12 +87,12 @@ func (o *op) planWake(ctx context.Context, p *plan, tasks []*thread) (served int
 		return 0, retry("all memory for wake-ups is in use")
 	}
 	if byCall {
-		if err := o.planResched(p.Tx, rq); err != nil {
+		if err := o.planResched(p.Tx, c); err != nil {
 			return 0, err
 		}
 	}
 	if p.kick {
-		err = o.planKick(ctx, p.Tx)
+		err = o.planKick(p.Tx, c)
 	}
 	return served, err
 }
