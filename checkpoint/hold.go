@@ -17,6 +17,8 @@ type holder interface {
 	stopIsOurs() bool // the process is in a stop that it was not in before
 	// pause stops the guest at a moment when every thread is off its processor.
 	pause(ctx context.Context) (resume func() error, err error)
+	// letGo lets the process go on in a pause, which it ends.
+	letGo(ctx context.Context, resume func() error) error
 	verify() error
 	leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error
 	release(ctx context.Context)
@@ -39,6 +41,10 @@ type frozen struct{ f *signal.Frozen }
 func (h *frozen) stopIsOurs() bool { return false }
 
 func (h *frozen) pause(ctx context.Context) (func() error, error) { return h.f.Pause(ctx) }
+
+func (h *frozen) letGo(ctx context.Context, resume func() error) error {
+	return h.f.ThawPaused(ctx, resume)
+}
 
 func (h *frozen) verify() error { return h.f.Verify() }
 
@@ -128,6 +134,14 @@ func (h *stopped) stopIsOurs() bool { return !h.was }
 // A stopped thread stays off its processor: only SIGCONT and SIGKILL wake it.
 func (h *stopped) pause(ctx context.Context) (func() error, error) {
 	return h.t.Kernel().Memory().(vmi.Pauser).Pause(ctx)
+}
+
+func (h *stopped) letGo(ctx context.Context, resume func() error) error {
+	if err := resume(); err != nil || h.was {
+		return err
+	}
+	_, err := signal.Continue(ctx, h.t, &h.sig)
+	return err
 }
 
 func (h *stopped) verify() error {

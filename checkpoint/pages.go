@@ -57,6 +57,7 @@ type pager struct {
 	issues   *issues
 	copied   func(bytes int64) // progress, may be nil
 	bufs     [copyWorkers][]byte
+	kept     []keptArea // nil, or what keep has copied of each area
 }
 
 func newPager(k *kernel.Kernel, mm *kernel.MM, is *issues) (*pager, error) {
@@ -172,6 +173,12 @@ func (p *pager) write(ctx context.Context, w *criuimg.PageWriter, areas []area, 
 	var plan window
 	for i := range areas {
 		a := &areas[i]
+		if p.kept != nil {
+			if err := p.writeKept(w, &p.kept[i]); err != nil {
+				return err
+			}
+			continue
+		}
 		if a.vdso != nil {
 			if err := p.writeFrames(w, a); err != nil {
 				return err

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/ovmigrate/ovmigrate/criuimg"
@@ -106,13 +107,17 @@ func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *
 	}()
 	r.Hold = time.Since(start)
 
-	if err := r.write(ctx, k, pid, d, o, h); err != nil {
+	if released, err = r.write(ctx, k, pid, d, o, h); err != nil {
 		return nil, err
 	}
 	if err := d.Commit(); err != nil {
 		return nil, err
 	}
-	r.Write = time.Since(start) - r.Hold - r.Pause
+	r.Write = time.Since(start) - r.Hold - r.Pause - r.Release
+	if released {
+		r.Total = time.Since(start)
+		return r, nil
+	}
 	if o.Deliver != nil {
 		if err := o.Deliver(ctx, dir); err != nil {
 			return nil, err
@@ -138,33 +143,53 @@ func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *
 const releaseTimeout = 30 * time.Second
 
 // write captures the process in a short pause of the guest, and then writes it
-// while the guest runs on.
-func (r *Result) write(ctx context.Context, k *kernel.Kernel, pid kernel.PID, d *criuimg.Dir, o *SaveOptions, h holder) error {
-	paused := time.Now()
+// while the guest runs on, and the process, too, if letGo says so.
+func (r *Result) write(ctx context.Context, k *kernel.Kernel, pid kernel.PID, d *criuimg.Dir, o *SaveOptions, h holder) (letGo bool, err error) {
 	opts := o.Options
 	opts.stopIsOurs = h.stopIsOurs()
-	s, err := capturePaused(ctx, k, pid, &opts, h)
-	r.Pause = time.Since(paused)
+	s, letGo, err := r.capture(ctx, k, pid, &opts, o, h)
 	if err != nil {
-		return err
+		return letGo, err
 	}
 	r.Threads, r.Bytes = s.Threads(), s.Bytes()
 	r.Issues = append([]Issue{}, s.Issues()...) // an empty list in JSON, not null
 	r.External, r.RestoreOptions = s.External(), s.RestoreOptions()
-	if err := s.WriteImages(ctx, d, true); err != nil {
-		return err
+	if err := s.WriteImages(ctx, d, true); err != nil || letGo {
+		return letGo, err
 	}
 	if err := h.verify(); err != nil {
-		return fmt.Errorf("pid %d (%s) %w: %w", pid, r.Comm, ErrMoved, err)
+		return false, fmt.Errorf("pid %d (%s) %w: %w", pid, r.Comm, ErrMoved, err)
 	}
-	return nil
+	return false, nil
 }
 
-func capturePaused(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options, h holder) (s *Snapshot, err error) {
-	resume, err := h.pause(ctx)
+// capture captures the process in a pause of the guest. A small process that is to
+// run on is copied in that pause, and goes on when it ends: another pause to let it
+// go would take longer.
+func (r *Result) capture(ctx context.Context, k *kernel.Kernel, pid kernel.PID, opts *Options, o *SaveOptions, h holder) (s *Snapshot, letGo bool, err error) {
+	begin := time.Now()
+	end, err := h.pause(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	resume := sync.OnceValue(func() error {
+		err := end()
+		r.Pause = time.Since(begin)
+		return err
+	})
 	defer func() { err = firstError(err, resume()) }()
-	return Capture(ctx, k, pid, o)
+	if s, err = Capture(ctx, k, pid, opts); err != nil {
+		return nil, false, err
+	}
+	if o.Leave != "" && o.Leave != LeaveRunning || o.Deliver != nil || !s.keepable() {
+		return s, false, nil
+	}
+	if err := s.keep(ctx); err != nil {
+		return nil, false, err
+	}
+	if err := h.letGo(ctx, resume); err != nil {
+		return nil, false, fmt.Errorf("pid %d (%s) could not be let go: %w", pid, r.Comm, err)
+	}
+	r.Release = time.Since(begin) - r.Pause
+	return s, true, nil
 }

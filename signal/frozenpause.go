@@ -55,3 +55,28 @@ func (f *Frozen) pausedWhileHeld(ctx context.Context) (bool, error) {
 	}
 	return true, f.o.settle(ctx)
 }
+
+// ThawPaused is Thaw for a guest that is paused by Pause: the process is let go in
+// that same pause, which resume then ends. resume is called on every path.
+func (f *Frozen) ThawPaused(ctx context.Context, resume func() error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.thawed {
+		return resume()
+	}
+	err := f.thawBy(ctx, func(ctx context.Context) (more bool, err error) {
+		err = f.o.pausedOnce(ctx, f.o.carryOut(func(ctx context.Context, p *plan) (err error) {
+			more, err = f.planRelease(ctx, p)
+			return err
+		}))
+		if resumeErr := resume(); resumeErr != nil {
+			return false, errors.Join(err, resumeErr)
+		}
+		if err != nil { // a lock is held just now: let the guest run, and try again
+			return f.release(ctx)
+		}
+		return more, nil
+	})
+	f.thawed = err == nil
+	return err
+}

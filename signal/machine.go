@@ -129,7 +129,12 @@ type plan struct {
 // memory stand still; if it fails, nothing has happened. An empty plan is fine. In
 // a dry run the plan is recorded and not carried out.
 func (o *op) transact(ctx context.Context, f func(ctx context.Context, p *plan) error) error {
-	return o.paused(ctx, func(ctx context.Context) error {
+	return o.paused(ctx, o.carryOut(f))
+}
+
+// carryOut returns what plans and commits in a pause.
+func (o *op) carryOut(f func(ctx context.Context, p *plan) error) func(context.Context) error {
+	return func(ctx context.Context) error {
 		p := &plan{Tx: NewTx(o.k)}
 		err := f(ctx, p)
 		if err == nil {
@@ -144,7 +149,7 @@ func (o *op) transact(ctx context.Context, f func(ctx context.Context, p *plan) 
 		o.unsettled = slices.DeleteFunc(o.unsettled, func(w *wake) bool { return slices.Contains(p.settled, w) })
 		o.unsettled = append(o.unsettled, p.wakes...)
 		return nil
-	})
+	}
 }
 
 // commit carries p out. Where the NMI fails everything is taken back.

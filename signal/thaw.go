@@ -27,12 +27,15 @@ func (f *Frozen) Thaw(ctx context.Context) error {
 	return nil
 }
 
-func (f *Frozen) thaw(ctx context.Context) error {
+func (f *Frozen) thaw(ctx context.Context) error { return f.thawBy(ctx, f.release) }
+
+// thawBy is thaw whose first release is another.
+func (f *Frozen) thawBy(ctx context.Context, release func(context.Context) (more bool, err error)) error {
 	o := f.o
 	var waiting string
-	for more := true; more; {
+	for more := true; more; release = f.release {
 		var err error
-		if more, err = f.release(ctx); err != nil {
+		if more, err = release(ctx); err != nil {
 			return err
 		}
 		err = waitFor(ctx, func() (ok bool, err error) {
@@ -90,36 +93,40 @@ func (f *Frozen) ourThreads() ([]*thread, error) {
 // release clears the mark of every thread and wakes those that are in the trap, as
 // far as there is room for wake-ups; more says that there was not enough.
 func (f *Frozen) release(ctx context.Context) (more bool, err error) {
-	o := f.o
-	err = o.transact(ctx, func(ctx context.Context, p *plan) error {
-		if err := o.planSettle(p); err != nil {
-			return err
-		}
-		threads, err := f.ourThreads()
-		if err != nil || len(threads) == 0 {
-			return err
-		}
-		if err := o.sigLockFree(threads[0].Task); err != nil {
-			return err
-		}
-		var trapped []*thread
-		for _, t := range threads {
-			if t.JobCtl&jobctlTrapFreeze != 0 {
-				if err := p.Set(t.w.JobCtl, 8, t.path("jobctl"), t.JobCtl&^jobctlTrapFreeze); err != nil {
-					return err
-				}
-			}
-			// Not yet frozen and not asleep, it may have seen the mark and be about
-			// to sleep.
-			if t.canWake(kernel.TaskInterruptible) && (t.Frozen || !t.asleep(kernel.TaskInterruptible)) && !o.wakeUnderWay(t) {
-				trapped = append(trapped, t)
-			}
-		}
-		served, err := o.planWake(ctx, p, trapped)
-		more = served < len(trapped)
+	err = f.o.transact(ctx, func(ctx context.Context, p *plan) (err error) {
+		more, err = f.planRelease(ctx, p)
 		return err
 	})
 	return more, err
+}
+
+func (f *Frozen) planRelease(ctx context.Context, p *plan) (more bool, err error) {
+	o := f.o
+	if err := o.planSettle(p); err != nil {
+		return false, err
+	}
+	threads, err := f.ourThreads()
+	if err != nil || len(threads) == 0 {
+		return false, err
+	}
+	if err := o.sigLockFree(threads[0].Task); err != nil {
+		return false, err
+	}
+	var trapped []*thread
+	for _, t := range threads {
+		if t.JobCtl&jobctlTrapFreeze != 0 {
+			if err := p.Set(t.w.JobCtl, 8, t.path("jobctl"), t.JobCtl&^jobctlTrapFreeze); err != nil {
+				return false, err
+			}
+		}
+		// Not yet frozen and not asleep, it may have seen the mark and be about
+		// to sleep.
+		if t.canWake(kernel.TaskInterruptible) && (t.Frozen || !t.asleep(kernel.TaskInterruptible)) && !o.wakeUnderWay(t) {
+			trapped = append(trapped, t)
+		}
+	}
+	served, err := o.planWake(ctx, p, trapped)
+	return served < len(trapped), err
 }
 
 // stillHeld says which threads have not left the trap, "" for none.

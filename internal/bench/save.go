@@ -75,7 +75,7 @@ func (b *bench) saveSmall(g *guest) error {
 		}
 		b.table.add(row{
 			what: what + at.name, ours: ours.total, peer: "CRIU on the host", theirs: host,
-			target: "< 1.00", met: ratioAtMost(0.9999), note: b.native.note(),
+			goal: ratioAtMost("< 1.00", 0.9999), note: b.native.note(),
 		})
 		b.table.add(row{what: what + at.name, ours: ours.total, peer: "CRIU " + inGuest.Version + " in the guest", theirs: durations(inGuest.Times)})
 		b.table.add(row{what: what + at.name + ", with fsync", ours: synced})
@@ -85,6 +85,21 @@ func (b *bench) saveSmall(g *guest) error {
 		}{{"hold", ours.hold}, {"pause", ours.pause}, {"write", ours.write}, {"release", ours.release}} {
 			b.table.add(row{what: "    of it: " + p.name, ours: p.s})
 		}
+		if at.name != "memory" {
+			continue
+		}
+		// Opening the guest included, as CRIU's times hold all it has to find out.
+		var whole samples
+		err = g.lend(func() (err error) {
+			images := filepath.Join(at.ours, "images")
+			whole, err = b.process(b.runs, func() { os.RemoveAll(images) }, b.ovm,
+				"-g", "qmp:"+g.QMPSocket(), "checkpoint", fmt.Sprint(pid), "-D", images, "--no-sync")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		b.table.add(row{what: what + at.name + ": 'ovm checkpoint', the whole process", ours: whole, peer: "CRIU on the host", theirs: host, note: b.native.note()})
 	}
 	return nil
 }
@@ -152,7 +167,7 @@ func (b *bench) saveAgainstCopy(g *guest, at place, kind string, argv []string, 
 		if sync {
 			what, peer = what+", with fsync", "cp, fsync"
 		}
-		b.table.add(row{what: what, ours: ours.total, peer: peer, theirs: copies, target: "≤ 1.50", met: ratioAtMost(1.5)})
+		b.table.add(row{what: what, ours: ours.total, peer: peer, theirs: copies, goal: ratioAtMost("≤ 1.50", 1.5)})
 		if !sync {
 			b.last = ours.total
 			b.table.add(row{what: "    of it: the guest stands still", ours: ours.pause})

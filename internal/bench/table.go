@@ -61,10 +61,40 @@ type row struct {
 	ours   samples
 	peer   string // "" if there is none
 	theirs samples
-	unit   unit   // nil: nanoseconds
-	target string // "" if none is set
-	met    func(ours, ratio float64) bool
-	note   string // instead of the peer's numbers, if there are none
+	unit   unit // nil: nanoseconds
+	goal   *goal
+	note   string // why there is no peer
+}
+
+// goal is what a row must reach: ours, or the ratio, below or at limit.
+type goal struct {
+	text  string
+	limit float64
+	ratio bool
+}
+
+func (r *row) ratio() float64 {
+	if len(r.ours) == 0 || len(r.theirs) == 0 {
+		return 0
+	}
+	return r.ours.median() / r.theirs.median()
+}
+
+func (r *row) verdict() string {
+	if r.goal == nil {
+		return ""
+	}
+	v := r.ours.median()
+	if r.goal.ratio {
+		v = r.ratio()
+	}
+	switch {
+	case v == 0:
+		return "not measured"
+	case v > r.goal.limit:
+		return "MISSED"
+	}
+	return "met"
 }
 
 // table prints rows in columns. Ratios are of medians, ours by the peer's.
@@ -83,22 +113,21 @@ func (t *table) print(w io.Writer) (missed int) {
 		line := append([]string{r.what}, columns(r.ours, u)...)
 		line = append(line, r.peer)
 		line = append(line, columns(r.theirs, u)...)
-		ratio := 0.0
-		if len(r.theirs) > 0 && len(r.ours) > 0 {
-			ratio = r.ours.median() / r.theirs.median()
-			line = append(line, fmt.Sprintf("%.2f", ratio))
-		} else {
-			line = append(line, "")
+		ratio, target := "", ""
+		if r.ratio() > 0 {
+			ratio = fmt.Sprintf("%.2f", r.ratio())
 		}
-		verdict := r.note
-		if r.met != nil && len(r.ours) > 0 && (ratio > 0 || r.peer == "") {
-			verdict = "met"
-			if !r.met(r.ours.median(), ratio) {
-				verdict = "MISSED"
-				missed++
-			}
+		if r.goal != nil {
+			target = r.goal.text
 		}
-		lines = append(lines, append(line, r.target, verdict))
+		verdict := r.verdict()
+		if verdict == "MISSED" {
+			missed++
+		}
+		if r.note != "" && len(r.theirs) == 0 {
+			verdict = strings.TrimPrefix(verdict+"; "+r.note, "; ")
+		}
+		lines = append(lines, append(line, ratio, target, verdict))
 	}
 	width := make([]int, len(lines[0]))
 	for _, l := range lines {
@@ -123,15 +152,13 @@ func (t *table) print(w io.Writer) (missed int) {
 
 func columns(s samples, u unit) []string {
 	if len(s) == 0 {
-		return []string{"-", "", "", ""}
+		return []string{"", "", "", ""}
 	}
 	return []string{u(s.median()), u(slices.Min(s)), u(slices.Max(s)), fmt.Sprint(len(s))}
 }
 
-func atMost(limit float64) func(ours, _ float64) bool {
-	return func(ours, _ float64) bool { return ours <= limit }
-}
+func atMost(text string, limit float64) *goal { return &goal{text: text, limit: limit} }
 
-func ratioAtMost(limit float64) func(_, ratio float64) bool {
-	return func(_, ratio float64) bool { return ratio <= limit }
+func ratioAtMost(text string, limit float64) *goal {
+	return &goal{text: text, limit: limit, ratio: true}
 }

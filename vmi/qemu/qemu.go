@@ -120,8 +120,13 @@ func (g *Guest) CPUs(ctx context.Context) ([]vmi.CPU, error) {
 
 // PC implements [vmi.PC].
 func (g *Guest) PC(ctx context.Context, cpu int) (uint64, error) {
+	// QEMU reads commands byte by byte; the shortest is the fastest.
+	args := map[string]any{"command-line": "p/x $pc"}
+	if cpu != 0 {
+		args["cpu-index"] = cpu
+	}
 	var text string
-	err := g.qmp.Execute(ctx, "human-monitor-command", map[string]any{"command-line": "print/x $pc", "cpu-index": cpu}, &text)
+	err := g.qmp.Execute(ctx, "human-monitor-command", args, &text)
 	if err != nil {
 		return 0, err
 	}
