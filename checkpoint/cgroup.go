@@ -102,7 +102,10 @@ func cgroupProps(g *kernel.Cgroup) ([]*cgroup.CgroupPropEntry, error) {
 		return nil, err
 	}
 	if len(below) > 0 {
-		set("cgroup.subtree_control", strings.Join(below, " "))
+		// CRIU 3.17.1 writes the value as it is, later ones put a sign before each
+		// word if they know the file by its name, and stumble over what is there
+		// already. By this name all of them write it as it is.
+		set("./cgroup.subtree_control", "+"+strings.Join(below, " +"))
 	}
 	mem, err := g.Memory()
 	if err != nil {

@@ -151,7 +151,7 @@ func (s *Snapshot) External() []string { return s.c.external }
 
 // RestoreOptions returns the options that "criu restore" needs for this process,
 // for example --shell-job.
-func (s *Snapshot) RestoreOptions() []string { return s.c.sessionOptions() }
+func (s *Snapshot) RestoreOptions() []string { return s.c.restoreOptions() }
 
 // WriteImages writes the set into d, which it neither commits nor aborts. The
 // process must be held until it returns. live says that the guest runs meanwhile;

@@ -6,6 +6,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/cgroup"
 	criu_core "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
+	file_lock "github.com/checkpoint-restore/go-criu/v8/crit/images/file-lock"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fs"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/mm"
@@ -34,11 +35,12 @@ type collector struct {
 	now    kernel.Clocks
 	held   bool // the threads are off the CPU and stay there
 
-	wasStopped     bool     // by the guest, before we came
-	foreignSession bool     // the leader of its session is another process
-	external       []string // keys of files that lead out of the process
-	cgSet          uint32   // 0: none
-	cpus           int32    // that a process of the guest may run on, 0: not known yet
+	wasStopped     bool          // by the guest, before we came
+	foreignSession bool          // the leader of its session is another process
+	external       []string      // keys of files that lead out of the process
+	cgSet          uint32        // 0: none
+	lockAddrs      []kernel.Addr // of out.locks
+	cpus           int32         // that a process of the guest may run on, 0: not known yet
 	files          *fileTable
 	areas          []area
 	shmem          map[uint64]*kernel.File // anonymous shared memory, by inode
@@ -60,6 +62,7 @@ type images struct {
 	files     []*fdinfo.FileEntry
 	ttys      []*tty.TtyInfoEntry
 	pipes     []pipeData
+	locks     []*file_lock.FileLockEntry
 	timens    *timens.TimensEntry
 	cgroup    *cgroup.CgroupEntry
 	seccomp   *seccomp.SeccompEntry

@@ -77,6 +77,9 @@ func (c *collector) openFiles() error {
 		if !ok {
 			continue
 		}
+		if err := c.locks(fd); err != nil {
+			return fmt.Errorf("fd %d: %w", fd.Num, err)
+		}
 		flags := uint32(0)
 		if fd.CloseOnExec {
 			flags = 1 // FD_CLOEXEC
@@ -131,7 +134,7 @@ func (t *fileTable) open(fd kernel.FD) (id uint32, ok bool, err error) {
 	case kernel.KindTTY:
 		err = t.tty(id, what, f)
 	case kernel.KindPipe:
-		err = t.pipe(id, f)
+		err = t.pipe(id, what, f)
 	case kernel.KindFIFO:
 		err = t.fifo(id, what, f)
 	case kernel.KindEventFD:

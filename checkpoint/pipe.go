@@ -27,7 +27,10 @@ type pipeEnds struct {
 }
 
 // pipe encodes one end of a pipe, and its contents once.
-func (t *fileTable) pipe(id uint32, f *kernel.File) error {
+func (t *fileTable) pipe(id uint32, what string, f *kernel.File) error {
+	if f.Flags&kernel.ODirect != 0 {
+		t.c.issues.refuse(what, "is a pipe in packet mode (O_DIRECT), whose packets CRIU runs together")
+	}
 	pid, err := t.pipeContents(f, false)
 	if err != nil {
 		return err

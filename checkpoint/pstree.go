@@ -99,12 +99,18 @@ func (c *collector) shares() error {
 	return nil
 }
 
-// sessionOptions are the options that restore needs for the process's session. A
-// process whose session another one leads joins the restorer's; without the option
-// CRIU makes a stand-in for the leader and then waits for it forever.
-func (c *collector) sessionOptions() []string {
+// restoreOptions are the options that restore needs for the process. One whose
+// session another process leads joins the restorer's: without the option CRIU makes
+// a stand-in for the leader and then waits for it forever. Control groups need none:
+// by default CRIU makes a group that is missing, and leaves one that is there as it
+// is (--manage-cgroups=full would change its settings).
+func (c *collector) restoreOptions() []string {
+	var all []string
 	if c.foreignSession {
-		return []string{"--shell-job"}
+		all = append(all, "--shell-job")
 	}
-	return nil
+	if len(c.out.locks) > 0 {
+		all = append(all, "--file-locks")
+	}
+	return all
 }

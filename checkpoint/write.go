@@ -41,6 +41,9 @@ func (c *collector) writeImages(d *criuimg.Dir) error {
 	if o.cgroup != nil {
 		all = append(all, image{criuimg.Cgroup, 0, []proto.Message{o.cgroup}})
 	}
+	if len(o.locks) > 0 {
+		all = append(all, image{criuimg.FileLocks, 0, messages(o.locks)})
+	}
 	if o.seccomp != nil {
 		all = append(all, image{criuimg.Seccomp, 0, []proto.Message{o.seccomp}})
 	}

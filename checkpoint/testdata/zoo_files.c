@@ -1,4 +1,5 @@
 #include "zoo.h"
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -7,7 +8,7 @@
 #define HIGH 900
 
 static int at37, dup37, append, both, dir, null, zero, urandom, high, cloexec, place, nonblock;
-static int owned, signaled, in, out, fifo, empty_in, empty_out;
+static int owned, signaled, second, in, out, fifo, empty_in, empty_out;
 static uint8_t piped[10000];
 static char listing[16384];
 
@@ -74,6 +75,14 @@ static void setup(void)
 	signaled = opened("data", O_RDONLY);
 	must(fcntl(signaled, F_SETSIG, SIG(12)), "F_SETSIG");
 
+	struct flock write = { .l_type = F_WRLCK, .l_start = 10, .l_len = 20 }, read = { .l_type = F_RDLCK, .l_start = 50 };
+	/* For looking: to close one more would drop the locks. */
+	second = opened("both", O_RDWR);
+	must(fcntl(both, F_SETLK, &write), "lock");
+	must(fcntl(both, F_OFD_SETLK, &read), "lock");
+	must(flock(at37, LOCK_SH | LOCK_NB), "lock");
+	must(flock(append, LOCK_EX), "lock");
+
 	must(pipe(p), "pipe");
 	in = p[0], out = p[1];
 	must(fcntl(out, F_SETPIPE_SZ, 1 << 18), "F_SETPIPE_SZ");
@@ -101,6 +110,22 @@ static void check_pipe(const char *name, int from, int to, int want_bytes, int w
 		return;
 	want(read(from, got, sizeof got) == want_bytes && !memcmp(got, piped, want_bytes), "content of %s", name);
 	write_all(to, piped, want_bytes);
+}
+
+/* Another description of a file meets the locks. */
+static void check_locks(void)
+{
+	struct flock l = { .l_type = F_WRLCK }, rest = { .l_type = F_WRLCK, .l_start = 30 };
+	int fd;
+
+	want(!fcntl(second, F_OFD_GETLK, &l) && l.l_type == F_WRLCK && l.l_start == 10 && l.l_len == 20 && l.l_pid == getpid(),
+		"lock is %d of %ld at %ld", l.l_type, (long)l.l_len, (long)l.l_start);
+	want(!fcntl(second, F_OFD_GETLK, &rest) && rest.l_type == F_RDLCK && rest.l_start == 50 && !rest.l_len && rest.l_pid == -1,
+		"open file's lock is %d of %ld at %ld", rest.l_type, (long)rest.l_len, (long)rest.l_start);
+	fd = open("../data", O_RDONLY);
+	want(flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK && !flock(fd, LOCK_SH | LOCK_NB), "shared flock");
+	fd = open("../append", O_RDONLY);
+	want(flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK, "exclusive flock");
 }
 
 static void check(void)
@@ -133,6 +158,7 @@ static void check(void)
 	want(fcntl(HIGH, F_GETFD) == 0 && fcntl(cloexec, F_GETFD) == FD_CLOEXEC, "close-on-exec");
 	want(read(place, &c, 1) < 0 && errno == EBADF, "O_PATH");
 	want(openat(dir, "data", O_RDONLY | O_NONBLOCK) >= 0, "directory");
+	check_locks();
 	for (int fd = 3; fd < 1024; fd++) { /* what that opened */
 		char path[64];
 		snprintf(path, sizeof path, "\n%d ", fd);
