@@ -19,7 +19,7 @@ func (c *collector) locks(fd kernel.FD) error {
 	for _, l := range all {
 		ours := l.File == fd.File.Addr
 		if l.Flags&kernel.LockPOSIX != 0 && l.Flags&kernel.LockOFD == 0 {
-			ours = l.Owner == c.leader.FilesAddr()
+			ours = l.Owner == c.leader.FilesAddr
 		}
 		if !ours || slices.Contains(c.lockAddrs, l.Addr) {
 			continue // another description of the file, or seen by another descriptor

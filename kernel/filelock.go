@@ -83,7 +83,3 @@ func (i *Inode) Locks() ([]FileLock, error) {
 	}
 	return all, nil
 }
-
-// FilesAddr returns t's descriptor table, a files_struct: the owner of its POSIX
-// locks.
-func (t *Task) FilesAddr() Addr { return t.taskFields.Files }
