@@ -9,6 +9,14 @@ import (
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
 
+// Kinds of locks in CRIU's images (criu/include/file-lock.h), which are not the
+// kernel's.
+const (
+	criuPOSIX = 1
+	criuFlock = 2
+	criuOFD   = 4
+)
+
 // locks encodes the locks that the process holds on an open file. Those of POSIX
 // belong to the descriptor table, the others to the open file.
 func (c *collector) locks(fd kernel.FD) error {
@@ -28,17 +36,17 @@ func (c *collector) locks(fd kernel.FD) error {
 		var kind uint32
 		switch {
 		case l.Flags&kernel.LockOFD != 0:
-			kind = kernel.LockOFD
+			kind = criuOFD
 		case l.Flags&kernel.LockPOSIX != 0:
-			kind = kernel.LockPOSIX
+			kind = criuPOSIX
 		case l.Flags&kernel.LockFlock != 0:
-			kind = kernel.LockFlock
+			kind = criuFlock
 		default:
 			c.issues.refuse(fmt.Sprintf("fd %d", fd.Num), "has a lease (F_SETLEASE)")
 			continue
 		}
 		length := int64(0) // to the end
-		if kind != kernel.LockFlock && l.End != kernel.MaxLock {
+		if kind != criuFlock && l.End != kernel.MaxLock {
 			length = l.End - l.Start + 1
 		}
 		c.out.locks = append(c.out.locks, &file_lock.FileLockEntry{

@@ -124,6 +124,7 @@ func TestZoo(t *testing.T) {
 			uptime := p.src.uptime(t)
 			p.handTree(t, dir)
 			p.hand(t, last, images)
+			p.dst.requireCrit(t, images)
 			p.dst.restore(t, images, r.RestoreOptions...)
 			t.Cleanup(func() { p.dst.kill(pid) })
 			for n := 5; n < 8; n++ {
@@ -151,6 +152,20 @@ func requireIssues(t *testing.T, issues []checkpoint.Issue, want map[string]stri
 		}
 		require.True(t, found, "no issue tells that %s is lost", what)
 	}
+}
+
+// requireCrit has the distribution's crit decode every image of a set.
+func (m *machine) requireCrit(t *testing.T, dir string) {
+	t.Helper()
+	out := m.must(t, "sh", "-c", "cd "+dir+` && for i in *.img; do
+		case $i in pages-*) continue; esac
+		crit decode -i $i | python3 -c 'import json, sys; e = json.load(sys.stdin); print(sys.argv[1], len(e["entries"]))' $i || exit
+	done`)
+	t.Logf("crit decodes:\n%s", out)
+	require.GreaterOrEqual(t, strings.Count(out, "\n"), 15)
+	// And it notices damage.
+	_, err := m.Exec(t.Context(), "sh", "-c", "cd "+dir+" && head -c -3 pstree.img >bad && crit decode -i bad; r=$?; rm bad; exit $r")
+	require.Error(t, err)
 }
 
 func (m *machine) state(t *testing.T, pid kernel.PID) string {

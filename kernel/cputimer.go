@@ -52,7 +52,7 @@ func (t *Task) cpuTimerValue(p *PosixTimer, raw *kItimer) error {
 	case thread == nil:
 		p.Unsupported = "the timer runs by the CPU time of another process"
 		return nil
-	case raw.Clock == clockThreadCPU && whose != t.TGID:
+	case perThread && ownClock(raw.Clock) && whose != t.TGID:
 		p.Unsupported = "the timer runs by the CPU time of a thread that is not the first"
 		return nil
 	case raw.CPUNode == 0:
@@ -95,6 +95,9 @@ func cpuClock(clock int32) (perThread bool, which int32, ok bool) {
 	}
 	return false, 0, false
 }
+
+// ownClock says whether a CPU clock is that of whoever asks.
+func ownClock(clock int32) bool { return clock >= 0 || ^(clock>>3) == 0 }
 
 // threadOf returns the thread of t's process that has a number in the initial pid
 // namespace, nil if none has.

@@ -159,7 +159,6 @@ int main(int argc, char **argv)
 		struct sock_fprog p = { 1, &f };
 		must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), kind);
 		must(fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &p), kind);
-		close(fd);
 	} else if (is("strict")) {
 		printf("ready %d\n", getpid());
 		fflush(stdout);
