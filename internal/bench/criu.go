@@ -101,7 +101,7 @@ tar -C / -chf - "$criu" /opt/ovm/counter $(ldd "$criu" | grep -o '/[^ ]*')`},
 
 func (n *native) String() string {
 	if n.err != nil {
-		return "does not run here: " + n.err.Error()
+		return "does not run here: " + shorten(n.err)
 	}
 	return n.version
 }
@@ -122,6 +122,12 @@ func (n *native) criu(ctx context.Context, runs int, dir string, argv ...string)
 		return nil, errors.New(lastLine(errout.String(), err))
 	}
 	return parseReport(out)
+}
+
+// shorten cuts CRIU's list of what went wrong: it begins with the cause.
+func shorten(err error) string {
+	s := err.Error()
+	return s[:min(len(s), 200)]
 }
 
 func lastLine(s string, err error) string {

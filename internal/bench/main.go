@@ -54,7 +54,7 @@ type part struct {
 func main() {
 	runs := flag.Int("n", 15, "runs of what is quick; slow things take fewer")
 	size := flag.Int64("size", 1<<30, "bytes of the large process")
-	suites := flag.String("suites", "bookworm,trixie", "guests; the last is the one for the large process")
+	suites := flag.String("suites", "trixie,bookworm", "guests; the first is the one for the large process, and its CRIU runs on the host")
 	only := flag.String("only", "", "parts that match this `regexp`: open save signals micro large memory")
 	dir := flag.String("dir", os.TempDir(), "work in a new directory below this one; it should be on a disk")
 	flag.Parse()
@@ -79,7 +79,7 @@ func (b *bench) main(suites []string, dir string) (err error) {
 	defer b.clean()
 	for i, suite := range suites {
 		parts := []part{{"open", (*bench).open}, {"save", (*bench).saveSmall}, {"signals", (*bench).signals}}
-		if i == len(suites)-1 {
+		if i == 0 {
 			parts = append(parts, part{"micro", (*bench).micro})
 		}
 		if err := b.runParts(suite, 1<<30, parts); err != nil {
@@ -88,7 +88,7 @@ func (b *bench) main(suites []string, dir string) (err error) {
 	}
 	// CRIU in the guest wants room for the process, and for its images.
 	large := []part{{"large", (*bench).saveLarge}, {"memory", (*bench).memory}}
-	if err := b.runParts(suites[len(suites)-1], 3*b.size+b.size/2, large); err != nil {
+	if err := b.runParts(suites[0], 3*b.size+b.size/2, large); err != nil {
 		return err
 	}
 	b.describe(begin)
@@ -106,7 +106,7 @@ func (b *bench) runParts(suite string, ram int64, parts []part) error {
 		return err
 	}
 	defer g.close()
-	if b.native == nil {
+	if b.native == nil || b.native.err != nil {
 		b.native = newNative(b, g)
 	}
 	for _, p := range parts {
