@@ -282,14 +282,14 @@ func stopContinueKill(t *testing.T, g *guest, argv []string, strategy signal.Str
 	intact()
 
 	do("kill", signal.Kill)
-	require.Contains(t, []string{"gone", "Z"}, g.procState(t, task.PID))
+	require.Contains(t, []string{"gone", "Z", "X"}, g.procState(t, task.PID))
 	_, err = signal.Stop(ctx, task, o)
 	require.ErrorIs(t, err, signal.ErrExited)
 
 	task, _ = g.sleeper(t, argv)
 	do("stop", signal.Stop)
 	do("kill, stopped", signal.Kill)
-	require.Contains(t, []string{"gone", "Z"}, g.procState(t, task.PID))
+	require.Contains(t, []string{"gone", "Z", "X"}, g.procState(t, task.PID))
 }
 
 func TestProbe(t *testing.T) {
