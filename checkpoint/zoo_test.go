@@ -164,7 +164,7 @@ func (m *machine) requireCrit(t *testing.T, dir string) {
 	t.Logf("crit decodes:\n%s", out)
 	require.GreaterOrEqual(t, strings.Count(out, "\n"), 15)
 	// And it notices damage.
-	_, err := m.Exec(t.Context(), "sh", "-c", "cd "+dir+" && head -c -3 pstree.img >bad && crit decode -i bad; r=$?; rm bad; exit $r")
+	_, err := m.Exec(t.Context(), "sh", "-c", "cd "+dir+" && head -c -1 pstree.img >bad && crit decode -i bad; r=$?; rm bad; exit $r")
 	require.Error(t, err)
 }
 

@@ -42,6 +42,8 @@ static char *status(char *to, pid_t tid)
 		int skip = skipped(line, strcspn(line, ":"));
 		for (size_t i = 0; i < sizeof volatile_keys / sizeof *volatile_keys; i++)
 			skip |= !strncmp(line, volatile_keys[i], strlen(volatile_keys[i]));
+		if (!strncmp(line, "ShdPnd:", 7)) /* a timer may just be firing */
+			sprintf(line + 7, "\t%016llx", strtoull(line + 7, NULL, 16) & ~(1ull << (SIG(8) - 1)));
 		if (!skip)
 			to += sprintf(to, "%d %s\n", tid - gettid(), line);
 	}

@@ -137,7 +137,8 @@ static void check(void)
 	do
 		nanosleep(&nap, NULL);
 	while ((passed = now(CLOCK_MONOTONIC) - start) < 10 * SECOND && ticks - before < 3);
-	want(ticks - before >= 3 && ticks - before <= passed / t[PERIODIC].interval + 1,
+	/* One may have been late, and one comes twice if its signal was waiting. */
+	want(ticks - before >= 3 && ticks - before <= passed / t[PERIODIC].interval + 3,
 		"periodic timer fired %d times in %ld ms", ticks - before, (long)(passed / 1000000));
 	want(!bad_tick, "%s", bad_tick);
 	/* Clocks go on where they were: far less passes than the two machines'
