@@ -467,16 +467,18 @@ func TestVerifyDamage(t *testing.T) {
 	}
 }
 
-// TestVerifyFraming cuts every image at many places and flips its bytes: the
+// TestVerifyFraming cuts one image of every kind at many places and flips its bytes: the
 // file must be named, with an offset, or the change must leave valid content.
 func TestVerifyFraming(t *testing.T) {
+	seen := map[*Kind]bool{}
 	for _, which := range []string{"3.17.1/pty", "4.2.1/ns"} {
 		set := realSet(t, which)
 		for name, f := range set {
 			k, _, _ := KindOf(name)
-			if k.Frame == FrameRaw || k == Inventory {
+			if k.Frame == FrameRaw || k == Inventory || seen[k] {
 				continue
 			}
+			seen[k] = true
 			whole := f.Data
 			for cut := 0; cut < len(whole); cut += 1 + len(whole)/10 {
 				f.Data = whole[:cut]
