@@ -108,9 +108,8 @@ func device(fi fs.FileInfo) uint64 {
 // Path returns the final path of the set.
 func (d *Dir) Path() string { return d.path }
 
-// Write writes a whole image: its entries and nothing else. key is ignored by no
-// kind: it must be 0 where Kind.Keyed is false. Images whose entries have
-// payload need Image.
+// Write writes a whole image: its entries and nothing else. key must be 0 for
+// kinds whose names carry none. Images whose entries have payload need Image.
 func (d *Dir) Write(k *Kind, key uint64, msgs ...proto.Message) error {
 	e, err := d.Image(k, key)
 	if err != nil {
