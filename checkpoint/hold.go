@@ -21,7 +21,8 @@ type holder interface {
 	letGo(ctx context.Context, resume func() error) error
 	verify() error
 	leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error
-	release(ctx context.Context)
+	// release lets the process go after a failure.
+	release(ctx context.Context) error
 }
 
 func hold(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, error) {
@@ -48,7 +49,7 @@ func (h *frozen) letGo(ctx context.Context, resume func() error) error {
 
 func (h *frozen) verify() error { return h.f.Verify() }
 
-func (h *frozen) release(ctx context.Context) { h.f.Thaw(ctx) }
+func (h *frozen) release(ctx context.Context) error { return h.f.Thaw(ctx) }
 
 func (h *frozen) leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error {
 	switch o.Leave {
@@ -109,7 +110,7 @@ func holdByStop(ctx context.Context, t *kernel.Task, o *SaveOptions) (holder, er
 	}
 	sw, err := switches(t)
 	if err != nil {
-		h.release(context.WithoutCancel(ctx))
+		err = errors.Join(err, h.release(context.WithoutCancel(ctx)))
 		return nil, err
 	}
 	h.sw = sw
@@ -152,10 +153,12 @@ func (h *stopped) verify() error {
 	return err
 }
 
-func (h *stopped) release(ctx context.Context) {
-	if !h.was {
-		signal.Continue(ctx, h.t, &h.sig)
+func (h *stopped) release(ctx context.Context) error {
+	if h.was {
+		return nil
 	}
+	_, err := signal.Continue(ctx, h.t, &h.sig)
+	return err
 }
 
 func (h *stopped) leave(ctx context.Context, t *kernel.Task, o *SaveOptions) error {

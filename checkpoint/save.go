@@ -68,7 +68,7 @@ type Result struct {
 // but for one that was delivered and could then not be killed: it stays held, for
 // it may be running where it was delivered to.
 // Errors: those of Capture and signal.Freeze, fs.ErrExist, and those of writing.
-func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *SaveOptions) (*Result, error) {
+func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *SaveOptions) (res *Result, err error) {
 	if o == nil {
 		o = &SaveOptions{}
 	}
@@ -102,7 +102,9 @@ func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *
 		if !released {
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 			defer cancel()
-			h.release(clean)
+			if failed := h.release(clean); failed != nil {
+				err = fmt.Errorf("%w; and the process could not be let go again, it stays held: %w", err, failed)
+			}
 		}
 	}()
 	r.Hold = time.Since(start)

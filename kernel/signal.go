@@ -95,7 +95,7 @@ type sigqueue struct {
 var sigqueueLayout = LayoutOf[sigqueue]("sigqueue")
 
 // maxPending bounds a signal queue; RLIMIT_SIGPENDING is the guest's own bound.
-const maxPending = 1 << 20
+const maxPending = 1 << 17
 
 // PendingThread returns the signals pending for thread t alone, in queue order.
 func (t *Task) PendingThread() ([]PendingSignal, error) {
