@@ -103,7 +103,7 @@ func Save(ctx context.Context, k *kernel.Kernel, pid kernel.PID, dir string, o *
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 			defer cancel()
 			if failed := h.release(clean); failed != nil {
-				err = fmt.Errorf("%w; and the process could not be let go again, it stays held: %w", err, failed)
+				err = fmt.Errorf("%w; and the process could not be let go again: %w", err, failed)
 			}
 		}
 	}()
