@@ -34,6 +34,11 @@ func (m *machine) odd(t *testing.T, kind string) kernel.PID {
 	if who != pid {
 		t.Cleanup(func() { m.kill(kernel.PID(who)) })
 	}
+	// It was ready before it went to sleep.
+	require.NoError(t, testvm.Wait(t.Context(), kind+" to sleep", func() (bool, error) {
+		task, err := m.k.Task(kernel.PID(who))
+		return err == nil && strings.ContainsRune("SZt", rune(task.StateChar())), err
+	}))
 	return kernel.PID(who)
 }
 

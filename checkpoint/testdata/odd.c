@@ -55,6 +55,25 @@ static int wait_too(void *arg)
 	return 0;
 }
 
+/* The last thread of a process whose leader exits: says so once that has happened. */
+static void *orphan_thread(void *arg)
+{
+	char path[64], stat[512];
+	FILE *f;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", getpid());
+	do {
+		usleep(1000);
+		must((f = fopen(path, "r")) ? 0 : -1, path);
+		if (!fgets(stat, sizeof stat, f))
+			*stat = 0;
+		fclose(f);
+	} while (!strstr(stat, ") Z "));
+	printf("ready %d\n", getpid());
+	fflush(stdout);
+	return wait_here(arg);
+}
+
 static void *time_thread(void *arg)
 {
 	timer_t t;
@@ -166,9 +185,7 @@ int main(int argc, char **argv)
 		for (;;)
 			;
 	} else if (is("leader gone")) {
-		must(-pthread_create(&thread, NULL, wait_here, NULL), kind);
-		printf("ready %d\n", getpid());
-		fflush(stdout);
+		must(-pthread_create(&thread, NULL, orphan_thread, NULL), kind);
 		syscall(SYS_exit, 0);
 	} else if (is("tty")) {
 		must(open("/dev/ttyS0", O_RDWR | O_NOCTTY), kind);
