@@ -1,0 +1,2 @@
+// Package kdump reads and writes kdump-compressed dump files.
+package kdump
