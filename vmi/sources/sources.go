@@ -7,6 +7,7 @@ package sources
 
 import (
 	_ "github.com/ovmigrate/ovmigrate/vmi/elfcore"
+	_ "github.com/ovmigrate/ovmigrate/vmi/kdump"
 	_ "github.com/ovmigrate/ovmigrate/vmi/qemu"
 	_ "github.com/ovmigrate/ovmigrate/vmi/ramfile"
 )
