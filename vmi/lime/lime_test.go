@@ -146,7 +146,7 @@ func TestWrite(t *testing.T) {
 	dir := t.TempDir()
 	require.ErrorIs(t, Write(ctx, filepath.Join(dir, "x"), m, nil), context.Canceled)
 	m.Fault(vmi.Range{Start: 0, End: 1 << 40}, vmi.ErrExcluded)
-	require.ErrorContains(t, Write(t.Context(), filepath.Join(dir, "x"), m, nil), "no memory")
+	require.ErrorContains(t, Write(t.Context(), filepath.Join(dir, "x"), m.ReadOnly(), nil), "no memory")
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, left)
