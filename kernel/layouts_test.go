@@ -123,6 +123,22 @@ var allLayouts = map[string]checker{
 	"winsizeLayout":          winsizeLayout,
 	"xaNodeLayout":           xaNodeLayout,
 	"xarrayLayout":           xarrayLayout,
+
+	// Scheduling, stacks, control groups, namespaces and mounts.
+	"cfsRQLayout":             cfsRQLayout,
+	"dlRQLayout":              dlRQLayout,
+	"inactiveTaskFrameLayout": inactiveTaskFrameLayout,
+	"modKallsymsLayout":       modKallsymsLayout,
+	"moduleLayout":            moduleLayout,
+	"orcEntryLayout":          orcEntryLayout,
+	"rtRQLayout":              rtRQLayout,
+	"runQueueLayout":          runQueueLayout,
+	"schedDLEntityLayout":     schedDLEntityLayout,
+	"schedEntityLayout":       schedEntityLayout,
+	"schedRTEntityLayout":     schedRTEntityLayout,
+	"taskGroupQueuesLayout":   taskGroupQueuesLayout,
+	"taskSchedLayout":         taskSchedLayout,
+	"threadSPLayout":          threadSPLayout,
 }
 
 // optionalLayouts are of structures that some kernels do without.
