@@ -49,6 +49,22 @@ func (k *Kernel) RunQueue(cpu int) (*RunQueue, error) {
 	return r, nil
 }
 
+// RunQueues yields the run queues of the CPUs that are online.
+func (k *Kernel) RunQueues() iter.Seq2[*RunQueue, error] {
+	return func(yield func(*RunQueue, error) bool) {
+		cpus, err := k.OnlineCPUs()
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for _, cpu := range cpus {
+			if !yield(k.RunQueue(cpu)) {
+				return
+			}
+		}
+	}
+}
+
 // Current returns the task that the CPU runs, which is the idle task if it has
 // nothing to do.
 func (r *RunQueue) Current() (*Task, error) { return r.k.TaskAt(r.Curr) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
@@ -148,4 +149,99 @@ func number(s string) int64 {
 		return -1
 	}
 	return n
+}
+
+// compareKernelStat compares the counters of the machine with what the guest said
+// before and after.
+func compareKernelStat(d differences, k *kernel.Kernel, before, after *schedDump) {
+	line := func(dump *schedDump, name string) []string {
+		for l := range strings.SplitSeq(dump.Sys["stat.before"], "\n") {
+			if f := strings.Fields(l); len(f) > 1 && f[0] == name {
+				return f[1:]
+			}
+		}
+		return nil
+	}
+	between := func(what string, got int64, low, high string) {
+		if number(low) > got || got > number(high) {
+			d.add("%s: got %d, the guest says %s and later %s", what, got, low, high)
+		}
+	}
+	s, err := k.KernelStat()
+	if err != nil {
+		d.add("stat: %v", err)
+	}
+	between("ctxt", int64(s.ContextSwitches), line(before, "ctxt")[0], line(after, "ctxt")[0])
+	between("processes", int64(s.Forks), line(before, "processes")[0], line(after, "processes")[0])
+	d.equal("btime", s.BootTime.Unix(), line(before, "btime")[0])
+	seconds := func(dump *schedDump) string { return strings.Split(dump.Sys["uptime"], ".")[0] }
+	between("uptime", int64(s.Uptime.Seconds()), seconds(before), seconds(after))
+	for r, err := range k.RunQueues() {
+		if err != nil {
+			d.add("run queue: %v", err)
+			continue
+		}
+		c, err := k.CPUTimes(r.CPU)
+		if err != nil {
+			d.add("CPU times: %v", err)
+		}
+		name := fmt.Sprintf("cpu%d", r.CPU)
+		for i, got := range []time.Duration{
+			c.User, c.Nice, c.System, c.Idle, c.IOWait, c.IRQ, c.SoftIRQ, c.Steal, c.Guest, c.GuestNice,
+		} {
+			between(fmt.Sprintf("%s field %d", name, i+1), int64(got/(10*time.Millisecond)), line(before, name)[i], line(after, name)[i])
+		}
+	}
+	l, err := k.LoadAvg()
+	if err != nil {
+		d.add("loadavg: %v", err)
+	}
+	b, a := strings.Fields(before.Sys["loadavg"]), strings.Fields(after.Sys["loadavg.before"])
+	for i, got := range l.Load {
+		if s := fmt.Sprintf("%.2f", got); s != b[i] && s != a[i] && !betweenFloats(b[i], got, a[i]) {
+			d.add("load average %d: got %s, the guest says %s and later %s", i, s, b[i], a[i])
+		}
+	}
+	between("last pid", int64(l.LastPID), b[4], a[4])
+	_, threads, _ := strings.Cut(b[3], "/")
+	if n := number(threads); int64(l.Threads) < n-8 || int64(l.Threads) > n+8 {
+		d.add("threads: got %d, the guest says %s", l.Threads, threads)
+	}
+}
+
+func betweenFloats(low string, v float64, high string) bool {
+	l, _ := strconv.ParseFloat(low, 64)
+	h, _ := strconv.ParseFloat(high, 64)
+	return min(l, h) <= v && v <= max(l, h)
+}
+
+// compareMountinfo compares whole lines of mountinfo. File systems whose own options
+// are not known are compared without them.
+func compareMountinfo(d differences, t *kernel.Task, p *schedTask) (complete int) {
+	at := fmt.Sprintf("pid %d (%s): mountinfo", t.PID, t.Comm)
+	var got, want []string
+	partial := map[string]bool{}
+	for m, err := range t.MountInfos() {
+		if err != nil {
+			d.add("%s: %v", at, err)
+			return 0
+		}
+		line := latin1(m.String())
+		if m.SuperComplete {
+			complete++
+		} else {
+			partial[strings.Fields(line)[0]] = true
+			line = line[:strings.LastIndexByte(line, ' ')]
+		}
+		got = append(got, line)
+	}
+	for line := range strings.Lines(p.Mountinfo) {
+		line = strings.TrimSuffix(line, "\n")
+		if partial[strings.Fields(line)[0]] {
+			line = line[:strings.LastIndexByte(line, ' ')]
+		}
+		want = append(want, line)
+	}
+	d.equal(at, strings.Join(got, "\n"), strings.Join(want, "\n"))
+	return complete
 }
