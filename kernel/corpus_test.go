@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "write the table of kernels into docs/ke
 // loadCorpus returns the types of all supported kernels.
 func loadCorpus(t *testing.T) []btfcorpus.Kernel {
 	t.Helper()
-	all, err := btfcorpus.Load(filepath.Join("testdata", "btf", "corpus.zip"))
+	all, err := btfcorpus.Load(filepath.Join("testdata", "btf", "corpus.tar.zst"))
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, len(all), 24)
 	return all
