@@ -33,6 +33,8 @@ type Symbol struct {
 type Table struct {
 	k *kallsyms // addresses, and with seqs the names too; nil if parsed from a file
 	p *plain    // names if k cannot be searched, and addresses if k is nil
+
+	end uint64 // of what the last symbol names; 0 if that is a mere mark
 }
 
 // Len returns the number of symbols.
@@ -99,8 +101,7 @@ func (t *Table) Resolve(names ...string) map[string]uint64 {
 const maxGap = 64 << 20
 
 // At returns the symbol that addr lies in or behind, and the distance from it. Of
-// several at one address it is the first. ok is false outside the kernel image;
-// modules are not in the table.
+// several at one address it is the first. ok is false outside the kernel image.
 func (t *Table) At(addr uint64) (name string, off uint64, ok bool) {
 	n := t.Len()
 	lo, hi := 0, n // first symbol above addr
@@ -117,7 +118,7 @@ func (t *Table) At(addr uint64) (name string, off uint64, ok bool) {
 		return "", 0, false
 	}
 	base := t.addr(i)
-	if off = addr - base; off > maxGap || lo == n && off != 0 {
+	if off = addr - base; off > maxGap || lo == n && off != 0 && addr >= t.end {
 		return "", 0, false
 	}
 	for i > 0 && t.addr(i-1) == base {
@@ -155,6 +156,18 @@ func (t *Table) All() iter.Seq[Symbol] {
 			}
 		}
 	}
+}
+
+// Until returns the table with end as the end of what its last symbol names. Without
+// it that symbol is taken for a mark of the end, as a kernel's _end is. The two share
+// memory.
+func (t *Table) Until(end uint64) *Table {
+	if t == nil {
+		return nil
+	}
+	u := *t
+	u.end = end
+	return &u
 }
 
 // Moved returns the table with delta added to every address. It is for a table
