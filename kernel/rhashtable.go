@@ -29,8 +29,8 @@ var (
 
 const (
 	maxRHBuckets = 1 << 30
-	maxRHTables  = 8   // tables that a rehash under way can chain
-	rhNestShift  = 9   // a page of a nested table holds so many pointers, as a power of two
+	maxRHTables  = 8 // tables that a rehash under way can chain
+	rhNestShift  = 9 // a page of a nested table holds so many pointers, as a power of two
 )
 
 // RHashTable walks a resizable hash table, given the address of its struct

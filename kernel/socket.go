@@ -64,9 +64,9 @@ type sockFields struct {
 	Priority   uint32 `k:"sk_priority"`
 	PeerPID    Addr   `k:"sk_peer_pid"`
 
-	RecvQ     Addr `k:"&sk_receive_queue"`
-	WriteQ    Addr `k:"&sk_write_queue"`
-	RtxQueue  Addr `k:"&tcp_rtx_queue"`
+	RecvQ    Addr `k:"&sk_receive_queue"`
+	WriteQ   Addr `k:"&sk_write_queue"`
+	RtxQueue Addr `k:"&tcp_rtx_queue"`
 }
 
 type socket struct {

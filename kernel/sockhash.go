@@ -153,7 +153,6 @@ func (n *Net) hlistTable(path string, base Addr, count int) (sockTable, error) {
 	return sockTable{path: path, base: base, n: count, stride: 8, node: node}, err
 }
 
-
 // walk is the iterator over some tables.
 func (n *Net) walk(tables func() ([]sockTable, error)) iter.Seq2[*Socket, error] {
 	return func(yield func(*Socket, error) bool) {
