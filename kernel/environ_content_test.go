@@ -186,7 +186,9 @@ func TestShmem(t *testing.T) {
 				large++
 			}
 		}
-		require.NotZero(t, large, "no large folio")
+		if !strings.Contains(z.k.Release(), "-rt-") { // they have none
+			require.NotZero(t, large, "no large folio")
+		}
 
 		c, err = files[1].Inode.PageCache()
 		require.NoError(t, err)
