@@ -186,7 +186,8 @@ func TestShmem(t *testing.T) {
 				large++
 			}
 		}
-		if !strings.Contains(z.k.Release(), "-rt-") { // they have none
+		// Realtime kernels have no huge pages, and old ones an entry for each page of one.
+		if _, err := z.k.Types().Struct("folio"); err == nil && !strings.Contains(z.k.Release(), "-rt-") {
 			require.NotZero(t, large, "no large folio")
 		}
 
