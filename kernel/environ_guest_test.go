@@ -41,7 +41,7 @@ func eachZoo(t *testing.T, test func(t *testing.T, z *zoo)) {
 
 func startZoo(t *testing.T, vm *testvm.VM) *zoo {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	z := &zoo{vm: vm, pids: map[string]kernel.PID{}}
 	out, err := vm.Exec(ctx, "sh", "-c", "cat /root/zoo.log 2>/dev/null || true")
@@ -89,7 +89,7 @@ func startZoo(t *testing.T, vm *testvm.VM) *zoo {
 
 func (z *zoo) dump(t *testing.T) *procDump {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	out, err := z.vm.Exec(ctx, "python3", "/root/dump.py")
 	if err != nil {
