@@ -26,7 +26,10 @@ var allLayouts = map[string]checker{
 	"alarmLayout":            alarmLayout,
 	"anonVMANameLayout":      anonVMANameLayout,
 	"backingFileLayout":      backingFileLayout,
+	"binAttributeLayout":     binAttributeLayout,
 	"bpfProgLayout":          bpfProgLayout,
+	"btfLayout":              btfLayout,
+	"btfModuleLayout":        btfModuleLayout,
 	"cgroupLayout":           cgroupLayout,
 	"cgroupRootLayout":       cgroupRootLayout,
 	"cgroupSubsysLayout":     cgroupSubsysLayout,
@@ -40,9 +43,9 @@ var allLayouts = map[string]checker{
 	"eventfdLayout":          eventfdLayout,
 	"eventpollLayout":        eventpollLayout,
 	"fdtableLayout":          fdtableLayout,
+	"fileLayout":             fileLayout,
 	"fileLockContextLayout":  fileLockContextLayout,
 	"fileLockLayout":         fileLockLayout,
-	"fileLayout":             fileLayout,
 	"fileOpsLayout":          fileOpsLayout,
 	"filesLayout":            filesLayout,
 	"fownLayout":             fownLayout,
@@ -59,14 +62,23 @@ var allLayouts = map[string]checker{
 	"ioContextLayout":        ioContextLayout,
 	"itimersLayout":          itimersLayout,
 	"kItimerLayout":          kItimerLayout,
+	"kernelParamLayout":      kernelParamLayout,
+	"kernelSymbolLayout":     kernelSymbolLayout,
 	"kernfsNodeLayout":       kernfsNodeLayout,
+	"kparamStringLayout":     kparamStringLayout,
 	"mapleNodeLayout":        mapleNodeLayout,
 	"mapleTreeLayout":        mapleTreeLayout,
 	"memCgroupLayout":        memCgroupLayout,
 	"mmLayout":               mmLayout,
 	"mntNamespaceLayout":     mntNamespaceLayout,
+	"modKallsymsLayout":      modKallsymsLayout,
+	"moduleLayout":           moduleLayout,
+	"moduleMemoryLayout":     moduleMemoryLayout,
+	"moduleTextLayout":       moduleTextLayout,
+	"moduleUseLayout":        moduleUseLayout,
 	"mountLayout":            mountLayout,
 	"nTTYLayout":             nTTYLayout,
+	"notesAttrsLayout":       notesAttrsLayout,
 	"nsCommonLayout":         nsCommonLayout,
 	"nsproxyLayout":          nsproxyLayout,
 	"pageCounterLayout":      pageCounterLayout,
@@ -76,6 +88,9 @@ var allLayouts = map[string]checker{
 	"pidsCgroupLayout":       pidsCgroupLayout,
 	"pipeBufferLayout":       pipeBufferLayout,
 	"pipeLayout":             pipeLayout,
+	"printkDescLayout":       printkDescLayout,
+	"printkInfoLayout":       printkInfoLayout,
+	"printkRingLayout":       printkRingLayout,
 	"procNSOpsLayout":        procNSOpsLayout,
 	"processCPULayout":       processCPULayout,
 	"ptRegsLayout":           ptRegsLayout,
@@ -123,14 +138,41 @@ var allLayouts = map[string]checker{
 	"winsizeLayout":          winsizeLayout,
 	"xaNodeLayout":           xaNodeLayout,
 	"xarrayLayout":           xarrayLayout,
+
+	// Scheduling, stacks, control groups, namespaces and mounts.
+	"cfsRQLayout":             cfsRQLayout,
+	"cgroupRootFieldsLayout":  cgroupRootFieldsLayout,
+	"cgroupTreeLayout":        cgroupTreeLayout,
+	"cgrpLinkCsetLayout":      cgrpLinkCsetLayout,
+	"cssSetTasksLayout":       cssSetTasksLayout,
+	"dlRQLayout":              dlRQLayout,
+	"inactiveTaskFrameLayout": inactiveTaskFrameLayout,
+	"kernelCPUStatLayout":     kernelCPUStatLayout,
+	"kernfsSuperInfoLayout":   kernfsSuperInfoLayout,
+	"orcEntryLayout":          orcEntryLayout,
+	"procFSInfoLayout":        procFSInfoLayout,
+	"ptsFSInfoLayout":         ptsFSInfoLayout,
+	"rtRQLayout":              rtRQLayout,
+	"runQueueLayout":          runQueueLayout,
+	"schedDLEntityLayout":     schedDLEntityLayout,
+	"schedEntityLayout":       schedEntityLayout,
+	"schedRTEntityLayout":     schedRTEntityLayout,
+	"shmemSBInfoLayout":       shmemSBInfoLayout,
+	"taskGroupQueuesLayout":   taskGroupQueuesLayout,
+	"taskSchedLayout":         taskSchedLayout,
+	"threadSPLayout":          threadSPLayout,
+	"tickSchedLayout":         tickSchedLayout,
 }
 
 // optionalLayouts are of structures that some kernels do without.
 var optionalLayouts = map[string]bool{
 	"anonVMANameLayout": true, // since 5.17
+	"btfModuleLayout":   true, // since 5.11
 	"backingFileLayout": true, // since 6.7
 	"fpstateLayout":     true, // since 5.16
 	"unixSockLayout":    true, // AF_UNIX may be a module
+	// A kernel may be built without modules.
+	"kernelSymbolLayout": true, "moduleLayout": true, "moduleTextLayout": true, "moduleUseLayout": true, "notesAttrsLayout": true,
 	"unixAddressLayout": true,
 }
 

@@ -7,6 +7,9 @@ import "errors"
 // page that could not be read. What the bytes were is not known; they are not zeros.
 var ErrExcluded = errors.New("left out of the dump")
 
+// ErrNoCPUs is wrapped by the error of [CPUs] on a dump that has no registers.
+var ErrNoCPUs = errors.New("the dump has no processor registers")
+
 // DumpOptions says what a dump holds besides memory. All packages that write dumps
 // take it; the zero value writes memory only. A format that has no place for a
 // thing leaves it out.

@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
-	"errors"
 	"fmt"
 	"os"
 
@@ -26,7 +25,7 @@ import (
 var ErrTruncated = vmi.ErrTruncated
 
 // ErrNoCPUs is returned by CPUs for a dump without register notes.
-var ErrNoCPUs = errors.New("the dump has no processor registers")
+var ErrNoCPUs = vmi.ErrNoCPUs
 
 func init() {
 	vmi.Register(vmi.Source{
