@@ -3,6 +3,7 @@ module github.com/ovmigrate/ovmigrate
 go 1.26.0
 
 require (
+	github.com/anchore/go-lzo v0.1.1
 	github.com/checkpoint-restore/go-criu/v8 v8.3.0
 	github.com/cilium/ebpf v0.22.0
 	github.com/google/go-cmp v0.7.0

@@ -17,7 +17,8 @@ const DefaultCPU = "max,la57=off,-cx16"
 
 // Config describes a guest to boot. The zero value of a field means its default.
 type Config struct {
-	Suite  string // name of a suite; default "bookworm"
+	Suite  string // name of a suite; default that of Kernel, or else "bookworm"
+	Kernel string // name of a kernel; default the suite's own
 	Memory int64  // bytes of RAM; default 512 MiB
 	CPUs   int    // virtual processors; default 1. More run in one thread (see package comment)
 	CPU    string // QEMU's -cpu; default DefaultCPU
@@ -37,6 +38,9 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	if k, err := findKernel(c.Kernel); err == nil && c.Suite == "" {
+		c.Suite = k.Suite
+	}
 	if c.Suite == "" {
 		c.Suite = "bookworm"
 	}
@@ -50,6 +54,26 @@ func (c Config) withDefaults() Config {
 		c.CPU = DefaultCPU
 	}
 	return c
+}
+
+// name tells the guest in messages.
+func (c Config) name() string {
+	if c.Kernel != "" {
+		return c.Suite + " with kernel " + c.Kernel
+	}
+	return c.Suite
+}
+
+// image finds what the guest boots from.
+func (c Config) image() (*Image, error) {
+	if c.Kernel == "" {
+		return FindImage(c.Suite)
+	}
+	img, err := FindKernel(c.Kernel)
+	if err == nil && img.Suite != c.Suite {
+		err = fmt.Errorf("kernel %s boots %s, not %s", c.Kernel, img.Suite, c.Suite)
+	}
+	return img, err
 }
 
 // key tells configurations apart that need different machines.

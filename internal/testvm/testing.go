@@ -86,7 +86,7 @@ func (vm *VM) dead() bool {
 
 func (vm *VM) logFailure(tb testing.TB) {
 	if tb.Failed() {
-		tb.Logf("guest %s, end of its console:\n%s", vm.config.Suite, vm.consoleTail(40))
+		tb.Logf("guest %s, end of its console:\n%s", vm.config.name(), vm.consoleTail(40))
 	}
 }
 

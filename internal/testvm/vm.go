@@ -30,7 +30,7 @@ type VM struct {
 // end of this process, in any way.
 func Boot(ctx context.Context, c Config) (*VM, error) {
 	c = c.withDefaults()
-	img, err := FindImage(c.Suite)
+	img, err := c.image()
 	if err != nil {
 		return nil, err
 	}
@@ -40,9 +40,9 @@ func Boot(ctx context.Context, c Config) (*VM, error) {
 		tail := vm.consoleTail(15)
 		_ = vm.Stop()
 		if tail != "" {
-			return nil, fmt.Errorf("boot guest %s: %w\n%s", c.Suite, err, tail)
+			return nil, fmt.Errorf("boot guest %s: %w\n%s", c.name(), err, tail)
 		}
-		return nil, fmt.Errorf("boot guest %s: %w", c.Suite, err)
+		return nil, fmt.Errorf("boot guest %s: %w", c.name(), err)
 	}
 	vm.booted = time.Since(begin)
 	return vm, nil
