@@ -95,6 +95,9 @@ func (w *walker) table(tab *[tableSize]byte, level int, base uint64) error {
 	shift := shiftOf(level)
 	first, last := 0, entries-1
 	top := level == w.depth
+	if top {
+		last = w.topEntries() - 1
+	}
 	if !top {
 		// The parent made sure that the table overlaps [start, last].
 		if w.start > base {
@@ -105,6 +108,9 @@ func (w *walker) table(tab *[tableSize]byte, level int, base uint64) error {
 		}
 	}
 	if level == LevelPTE {
+		if w.Format != FormatX86 {
+			return w.leavesARM64(tab, first, last, base)
+		}
 		return w.leaves(tab, first, last, base)
 	}
 	for i := first; i <= last; i++ {
@@ -114,12 +120,12 @@ func (w *walker) table(tab *[tableSize]byte, level int, base uint64) error {
 		}
 		va := base + uint64(i)<<shift
 		if top {
-			va = signExtend(va, level)
+			va = w.signExtend(va)
 			if va+(1<<shift-1) < w.start || va > w.last {
 				continue
 			}
 		}
-		k := classify(level, raw)
+		k := w.classify(level, raw)
 		switch k {
 		case none:
 			continue
@@ -138,7 +144,7 @@ func (w *walker) table(tab *[tableSize]byte, level int, base uint64) error {
 
 // descendTo visits the table that raw points to, or yields raw as Bad.
 func (w *walker) descendTo(va, raw uint64, level int) error {
-	at := vmi.Phys(raw & addrMask &^ w.EncMask)
+	at := w.next(raw)
 	bad := false
 	for l := level + 1; l <= w.depth; l++ {
 		bad = bad || w.path[l] == at
@@ -152,7 +158,7 @@ func (w *walker) descendTo(va, raw uint64, level int) error {
 			return err
 		}
 	}
-	e := Entry{VA: va, Raw: raw, Size: 1 << shiftOf(level+1), PFN: uint64(at) >> 12, Kind: Bad, Level: uint8(level + 1)}
+	e := Entry{VA: va, Raw: raw, Size: 1 << shiftOf(level+1), PFN: uint64(at) >> 12, Kind: Bad, Level: uint8(level + 1), Format: w.Format}
 	if !w.fn(e) {
 		return errStop
 	}
@@ -175,7 +181,7 @@ func (w *walker) leaves(tab *[tableSize]byte, first, last int, base uint64) erro
 			}
 			continue
 		}
-		if k := classify(LevelPTE, raw); k != none {
+		if k := classifyX86(LevelPTE, raw); k != none {
 			if !fn(w.entry(va, raw, LevelPTE, k)) {
 				return errStop
 			}
