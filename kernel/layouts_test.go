@@ -123,6 +123,32 @@ var allLayouts = map[string]checker{
 	"winsizeLayout":          winsizeLayout,
 	"xaNodeLayout":           xaNodeLayout,
 	"xarrayLayout":           xarrayLayout,
+
+	// Scheduling, stacks, control groups, namespaces and mounts.
+	"cfsRQLayout": cfsRQLayout,
+	"cgroupRootFieldsLayout": cgroupRootFieldsLayout,
+	"cgroupTreeLayout": cgroupTreeLayout,
+	"cgrpLinkCsetLayout": cgrpLinkCsetLayout,
+	"cssSetTasksLayout": cssSetTasksLayout,
+	"dlRQLayout": dlRQLayout,
+	"inactiveTaskFrameLayout": inactiveTaskFrameLayout,
+	"kernelCPUStatLayout": kernelCPUStatLayout,
+	"kernfsSuperInfoLayout": kernfsSuperInfoLayout,
+	"modKallsymsLayout": modKallsymsLayout,
+	"moduleLayout": moduleLayout,
+	"orcEntryLayout": orcEntryLayout,
+	"procFSInfoLayout": procFSInfoLayout,
+	"ptsFSInfoLayout": ptsFSInfoLayout,
+	"rtRQLayout": rtRQLayout,
+	"runQueueLayout": runQueueLayout,
+	"schedDLEntityLayout": schedDLEntityLayout,
+	"schedEntityLayout": schedEntityLayout,
+	"schedRTEntityLayout": schedRTEntityLayout,
+	"shmemSBInfoLayout": shmemSBInfoLayout,
+	"taskGroupQueuesLayout": taskGroupQueuesLayout,
+	"taskSchedLayout": taskSchedLayout,
+	"threadSPLayout": threadSPLayout,
+	"tickSchedLayout": tickSchedLayout,
 }
 
 // optionalLayouts are of structures that some kernels do without.

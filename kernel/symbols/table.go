@@ -102,8 +102,32 @@ const maxGap = 64 << 20
 // several at one address it is the first. ok is false outside the kernel image;
 // modules are not in the table.
 func (t *Table) At(addr uint64) (name string, off uint64, ok bool) {
-	n := t.Len()
-	lo, hi := 0, n // first symbol above addr
+	above := t.above(addr)
+	i := above - 1
+	if i < 0 {
+		return "", 0, false
+	}
+	if off = addr - t.addr(i); off > maxGap || above == t.Len() && off != 0 {
+		return "", 0, false
+	}
+	return t.symbol(t.first(i)).Name, off, true
+}
+
+// Span returns the symbol that addr lies in and the bytes from there to the next
+// one, which kallsyms takes for its size. Of several at one address it is the first.
+// Source: kernel/kallsyms.c:get_symbol_pos.
+func (t *Table) Span(addr uint64) (s Symbol, size uint64, ok bool) {
+	above := t.above(addr)
+	if above == 0 || above == t.Len() {
+		return Symbol{}, 0, false
+	}
+	s = t.symbol(t.first(above - 1))
+	return s, t.addr(above) - s.Addr, true
+}
+
+// above returns the index of the first symbol above addr.
+func (t *Table) above(addr uint64) int {
+	lo, hi := 0, t.Len()
 	for lo < hi {
 		m := int(uint(lo+hi) >> 1)
 		if t.addr(m) <= addr {
@@ -112,18 +136,15 @@ func (t *Table) At(addr uint64) (name string, off uint64, ok bool) {
 			hi = m
 		}
 	}
-	i := lo - 1
-	if i < 0 {
-		return "", 0, false
-	}
-	base := t.addr(i)
-	if off = addr - base; off > maxGap || lo == n && off != 0 {
-		return "", 0, false
-	}
-	for i > 0 && t.addr(i-1) == base {
+	return lo
+}
+
+// first returns the index of the first symbol at the address of symbol i.
+func (t *Table) first(i int) int {
+	for base := t.addr(i); i > 0 && t.addr(i-1) == base; {
 		i--
 	}
-	return t.symbol(i).Name, off, true
+	return i
 }
 
 func (t *Table) addr(i int) uint64 {
