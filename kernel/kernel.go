@@ -75,6 +75,9 @@ func Open(ctx context.Context, mem vmi.Memory, o *Options) (*Kernel, error) {
 
 // mapBases reads where KASLR put the kernel's big regions.
 func (k *Kernel) mapBases() error {
+	if k.Arch() == paging.ARM64 {
+		return k.mapBasesARM64()
+	}
 	text, err := k.Symbol("_text")
 	if err != nil {
 		return err

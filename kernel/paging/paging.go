@@ -31,7 +31,8 @@ type Tables struct {
 	Mem vmi.Memory
 
 	// Root is the guest-physical address of the top-level table (CR3, or the
-	// physical address behind mm->pgd). The low 12 bits are ignored.
+	// physical address behind mm->pgd). The low 12 bits are ignored; but the low 7
+	// on an arm64 with five levels, where that table is smaller than a page.
 	Root vmi.Phys
 
 	// Levels is 4, or 5 with CR4.LA57. On arm64 it is 3 for 39-bit virtual
@@ -155,13 +156,20 @@ func (t *Tables) signExtend(va uint64) uint64 {
 // table of five levels has only 16 entries.
 func (t *Tables) armBits() uint { return min(shiftOf(t.levels()+1), 52) }
 
+// smallTop is how many entries the top-level table of an arm64 with 52 bits of
+// virtual address has.
+const smallTop = 16
+
 // topEntries returns how many entries the top-level table has.
 func (t *Tables) topEntries() int {
 	if t.Format.Arch() == ARM64 && t.levels() == 5 {
-		return 16
+		return smallTop
 	}
 	return entries
 }
+
+// root returns where the top-level table begins.
+func (t *Tables) root() vmi.Phys { return t.Root &^ vmi.Phys(t.topEntries()*8-1) }
 
 // Translate returns the guest-physical address behind va and the size in bytes of
 // the page it is in (4 KiB, 2 MiB or 1 GiB). A PROT_NONE page translates: its
@@ -211,7 +219,7 @@ func (t *Tables) follow(va uint64, w **[8]byte) (level int, raw uint64, err erro
 		return level, 0, &NotMappedError{VA: va, Level: level}
 	}
 	viewer, _ := t.Mem.(vmi.Viewer)
-	at := t.Root &^ (tableSize - 1)
+	at := t.root()
 	for {
 		index := va >> shiftOf(level) & (entries - 1)
 		if level == 5 {

@@ -27,6 +27,7 @@ type walker struct {
 	bufs        [6]*[tableSize]byte
 	budget      uint64
 	depth       int // levels of the tree
+	first       int // index of the first entry of the top-level table in its page
 }
 
 // errStop ends a walk because fn returned false; it never leaves the package.
@@ -113,8 +114,13 @@ func (w *walker) table(tab *[tableSize]byte, level int, base uint64) error {
 		}
 		return w.leaves(tab, first, last, base)
 	}
+	skip := 0
+	if top {
+		skip = w.first
+	}
 	for i := first; i <= last; i++ {
-		raw := binary.LittleEndian.Uint64(tab[i*8 : i*8+8])
+		at := (skip + i) * 8
+		raw := binary.LittleEndian.Uint64(tab[at : at+8])
 		if raw == 0 {
 			continue
 		}
