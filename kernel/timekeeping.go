@@ -77,6 +77,10 @@ func (k *Kernel) timekeeperAddr() (Addr, error) {
 		return 0, err
 	}
 	// struct { seqcount_raw_spinlock_t seq; struct timekeeper timekeeper; } with
-	// seq 4 bytes without lock debugging, timekeeper aligned to 8.
-	return a.Add(8), nil
+	// timekeeper aligned to 8. The counter of a realtime kernel knows its lock.
+	seq, err := k.types.Struct("seqcount_raw_spinlock")
+	if err != nil {
+		return 0, err
+	}
+	return a.Add((seq.Size + 7) &^ 7), nil
 }

@@ -53,7 +53,9 @@ func (f *finder) fromRodata(raw space, at, banner uint64) (g *Guest, err error) 
 	}
 	err = fmt.Errorf("%w behind it", symbols.ErrFormat)
 	symbols.Search(b, at, func(a symbols.Addrs) bool {
-		g, err = f.fromTables(raw, a, at+banner)
+		if g, err = f.fromTables(raw, a, at+banner); err != nil {
+			f.reject(fmt.Sprintf("symbol table at %#x", a.TokenTable), err)
+		}
 		return err == nil
 	})
 	return g, err
