@@ -149,7 +149,8 @@ func (k *Kernel) Memory() vmi.Memory { return k.mem }
 func (k *Kernel) Types() types.Source { return k.types }
 
 // Symbol returns the address of a kernel symbol. The error wraps ErrNoSymbol.
-// For per-CPU variables it is the value to add to a CPU's offset: see PerCPU.
+// For per-CPU variables it is the value to add to a CPU's offset: see PerCPU. The
+// symbols of a module are named as /proc/kallsyms and oopses do: "tun_fops [tun]".
 func (k *Kernel) Symbol(name string) (Addr, error) {
 	// Finding a name in kallsyms takes tens of microseconds.
 	if a, ok := k.symbols.Load(name); ok {
@@ -157,13 +158,18 @@ func (k *Kernel) Symbol(name string) (Addr, error) {
 	}
 	a, ok := k.guest.Symbols.Lookup(name)
 	if !ok {
-		return 0, fmt.Errorf("%w: %s", ErrNoSymbol, name)
+		// Not kept: modules come and go.
+		return k.moduleSymbol(name)
 	}
 	k.symbols.Store(name, Addr(a))
 	return Addr(a), nil
 }
 
-// SymbolAt returns the symbol that a lies in and the distance from its start.
+// SymbolAt returns the symbol that a lies in and the distance from its start. Those
+// of modules have the module's name behind them: "tun_fops [tun]".
 func (k *Kernel) SymbolAt(a Addr) (name string, offset uint64, ok bool) {
-	return k.guest.Symbols.At(uint64(a))
+	if name, offset, ok = k.guest.Symbols.At(uint64(a)); ok {
+		return name, offset, ok
+	}
+	return k.moduleSymbolAt(a)
 }
