@@ -38,6 +38,7 @@ var features = []struct {
 	{"shared memory", checkShmem},
 	{"page cache", checkPageCache},
 	{"other", checkMoreOfTheZoo},
+	{"modules and log", checkModules},
 }
 
 // machine is a column of the matrix.
