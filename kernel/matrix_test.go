@@ -1,8 +1,6 @@
 package kernel_test
 
 import (
-	"flag"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,15 +8,16 @@ import (
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 )
 
-var update = flag.Bool("update", false, "rewrite the table of tested kernels in docs/kernel-support.md")
+// feature is a row of the matrix.
+type feature struct {
+	name string
+	test func(t *testing.T, z *zoo)
+}
 
 // features are the rows of the matrix: each is run on every kernel, on a guest that
 // all of them share, in this order. They must leave nothing behind that matters to
 // those that follow. A feature that a kernel has not calls t.Skip, which says why.
-var features = []struct {
-	name string
-	test func(t *testing.T, z *zoo)
-}{
+var features = []feature{
 	{"open", checkOpen},
 	{"tasks", environ("tasks")},
 	{"process tree", environ("process tree")},
@@ -64,67 +63,36 @@ func machines() []machine {
 	)
 }
 
-// matrix collects what came of each feature on each machine.
-type matrix struct {
-	mu       sync.Mutex
-	releases map[string]string    // by machine
-	cells    map[[2]string]string // by machine and feature
-}
-
-const (
-	cellPassed  = "✓"
-	cellFailed  = "✗"
-	cellSkipped = "–" // the kernel does not have it
-)
-
-// set stores what a test came to.
-func (m *matrix) set(machine, feature string, t *testing.T) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	cell := cellPassed
-	switch {
-	case t.Failed():
-		cell = cellFailed
-	case t.Skipped():
-		cell = cellSkipped
-	}
-	m.cells[[2]string{machine, feature}] = cell
-}
-
 // TestMatrix compares what package kernel says with what the guest says, on every
 // kernel that Debian ships. What came of it is the table in docs/kernel-support.md.
 func TestMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots guests; -short is set")
 	}
-	m := &matrix{releases: map[string]string{}, cells: map[[2]string]string{}}
+	m := newGrid("matrix", "feature", machines(), names(features))
 	t.Cleanup(func() { m.compareDocs(t) })
 	for _, c := range machines() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // as many guests at once as there are processors
-			vm := testvm.Start(t, c.config)
-			opened := false
-			defer func() {
-				for _, f := range features {
-					if !opened {
-						m.set(c.name, f.name, t)
-					}
-				}
-			}()
-			z := startZoo(t, vm)
-			opened = true
-			m.mu.Lock()
-			m.releases[c.name] = z.k.Release()
-			m.mu.Unlock()
+			defer m.fill(c.name, t)
+			z := startZoo(t, testvm.Start(t, c.config))
+			m.booted(c.name, z.k.Release())
 			for _, f := range features {
 				t.Run(f.name, func(t *testing.T) {
 					defer m.set(c.name, f.name, t)
 					f.test(t, z)
 				})
 			}
-			vm.CheckKernel(t)
+			z.vm.CheckKernel(t)
 		})
 	}
+}
+
+func names(features []feature) (all []string) {
+	for _, f := range features {
+		all = append(all, f.name)
+	}
+	return all
 }
 
 func TestMachinesAreOfKernels(t *testing.T) {
