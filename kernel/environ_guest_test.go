@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,11 +31,38 @@ type zoo struct {
 	pids map[string]kernel.PID // by function of zoo.py
 }
 
+// only is the zoo that eachZoo is about, if it is not nil.
+var only *zoo
+
 func eachZoo(t *testing.T, test func(t *testing.T, z *zoo)) {
+	if only != nil {
+		test(t, only)
+		return
+	}
 	for _, suite := range []string{"bookworm", "trixie"} {
 		t.Run(suite, func(t *testing.T) {
 			vm := testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=environ"})
 			test(t, startZoo(t, vm))
+		})
+	}
+}
+
+// TestKernels runs the tests of the zoo on all further kernels, one guest at a time.
+func TestKernels(t *testing.T) {
+	for _, k := range testvm.Kernels() {
+		if k.Arch != "amd64" || k.Release == k.Suite && strings.HasSuffix(k.Name, "-cloud") {
+			continue // the tests themselves boot the kernels of the suites
+		}
+		t.Run(k.Name, func(t *testing.T) {
+			only = startZoo(t, testvm.Start(t, testvm.Config{Kernel: k.Name}))
+			defer func() { only = nil }()
+			for name, test := range map[string]func(*testing.T){
+				"environment": TestEnvironment, "pipes": TestPipes, "ttys": TestTTYs, "pagecache": TestPageCache,
+				"shmem": TestShmem, "sockets": TestSockets, "more": TestMoreOfTheZoo, "hostile": TestHostileMemory,
+			} {
+				t.Run(name, test)
+			}
+			only.vm.CheckKernel(t)
 		})
 	}
 }

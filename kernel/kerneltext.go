@@ -1,9 +1,5 @@
 package kernel
 
-import (
-	"encoding/binary"
-)
-
 // kernelCode knows what code there is in the kernel: its image, and modules as they
 // were when one was first asked for. It is made for one trace or listing.
 type kernelCode struct {
@@ -91,25 +87,27 @@ func (c *kernelCode) frame(a Addr, interrupted bool) (Frame, error) {
 	if err != nil || m == nil {
 		return f, err
 	}
-	f.Module = m.name
-	name, start, size, err := m.symbol(c.k, at)
-	if name != "" {
-		f.Symbol, f.Offset, f.Size = name, uint64(a-start), size
+	f.Module = m.Name
+	syms, err := m.Symbols()
+	if err != nil {
+		return f, err
 	}
-	return f, err
+	for _, r := range m.text {
+		if sym, size, ok := syms.Until(uint64(r.end)).Span(uint64(at)); ok && inRanges([]codeRange{r}, at) {
+			f.Symbol, f.Offset, f.Size = sym.Name, uint64(a)-sym.Addr, size
+		}
+	}
+	return f, nil
 }
 
-// moduleText is the code of a module.
+// moduleText is a module with what its code takes to be unwound.
 type moduleText struct {
-	name string
+	*Module
 	text []codeRange
 	orc  orcTable
-	syms modKallsyms
 }
 
-type moduleFields struct {
-	Name     [56]byte `k:"name"`
-	Kallsyms Addr     `k:"kallsyms,opt"`
+type moduleTextFields struct {
 	// Since 6.4 memory is by kind, before that in two layouts.
 	Text     Addr   `k:"mem[0].base|core_layout.base"`
 	TextSize uint32 `k:"mem[0].size|core_layout.text_size"`
@@ -120,23 +118,9 @@ type moduleFields struct {
 	ORC      Addr   `k:"arch.orc_unwind,opt"`
 }
 
-type modKallsyms struct {
-	Symtab  Addr   `k:"symtab"`
-	Num     uint32 `k:"num_symtab"`
-	Strtab  Addr   `k:"strtab"`
-	Typetab Addr   `k:"typetab"`
-}
+var moduleTextLayout = LayoutOf[moduleTextFields]("module")
 
-var (
-	moduleLayout      = LayoutOf[moduleFields]("module")
-	modKallsymsLayout = LayoutOf[modKallsyms]("mod_kallsyms")
-)
-
-const (
-	maxModules    = 1 << 14
-	maxModuleSyms = 1 << 20
-	maxModuleText = 1 << 30
-)
+const maxModules = 1 << 14
 
 // moduleAt returns the module that a is code of, nil if none.
 func (c *kernelCode) moduleAt(a Addr) (*moduleText, error) {
@@ -156,75 +140,29 @@ func (c *kernelCode) moduleAt(a Addr) (*moduleText, error) {
 
 func (c *kernelCode) listModules() error {
 	k := c.k
-	head, err := k.Symbol("modules")
-	if err != nil {
+	if _, err := k.Symbol("modules"); err != nil {
 		return nil //nolint:nilerr // a kernel without loadable modules
 	}
-	off, err := k.offsetOf("module", "list")
-	if err != nil {
-		return err
-	}
 	c.mods = nil
-	for node, err := range k.List(head) {
+	for m, err := range k.Modules() {
 		if err != nil {
 			return err
 		}
 		if len(c.mods) >= maxModules {
-			return &PathError{Path: "modules", Addr: head, Err: ErrLimit}
+			return &PathError{Path: "modules", Err: ErrLimit}
 		}
-		f, err := moduleLayout.Load(k, node-Addr(off))
+		f, err := moduleTextLayout.Load(k, m.Addr)
 		if err != nil {
 			return err
 		}
-		m := &moduleText{name: cstring(f.Name[:])}
-		if f.TextSize > maxModuleText || f.InitSize > maxModuleText || f.NumORC > maxORC {
-			return corrupt(node, "module", "%q has %d bytes of code", m.name, f.TextSize)
+		if f.TextSize > maxModule || f.InitSize > maxModule || f.NumORC > maxORC {
+			return corrupt(m.Addr, "module", "%q has %d bytes of code", m.Name, f.TextSize)
 		}
-		m.text = []codeRange{{f.Text, f.Text.Add(int(f.TextSize))}, {f.Init, f.Init.Add(int(f.InitSize))}}
-		m.orc = orcTable{ips: f.ORCIPs, entries: f.ORC, n: int(f.NumORC)}
-		if f.Kallsyms != 0 {
-			if m.syms, err = modKallsymsLayout.Load(k, f.Kallsyms); err != nil {
-				return err
-			}
-		}
-		c.mods = append(c.mods, m)
+		c.mods = append(c.mods, &moduleText{
+			Module: m,
+			text:   []codeRange{{f.Text, f.Text.Add(int(f.TextSize))}, {f.Init, f.Init.Add(int(f.InitSize))}},
+			orc:    orcTable{ips: f.ORCIPs, entries: f.ORC, n: int(f.NumORC)},
+		})
 	}
 	return nil
-}
-
-// symbol returns the function of a module that a lies in. Source:
-// kernel/module/kallsyms.c:find_kallsyms_symbol.
-func (m *moduleText) symbol(k *Kernel, a Addr) (name string, start Addr, size uint64, err error) {
-	const symSize = 24 // Elf64_Sym
-	if m.syms.Num > maxModuleSyms {
-		return "", 0, 0, corrupt(m.syms.Symtab, "mod_kallsyms", "%d symbols", m.syms.Num)
-	}
-	end := m.text[0].end
-	if m.text[1].start <= a && a < m.text[1].end {
-		end = m.text[1].end
-	}
-	var best uint32
-	buf := make([]byte, symSize)
-	for i := range int(m.syms.Num) {
-		b, err := k.bytesAt(m.syms.Symtab.Add(symSize*i), symSize, buf)
-		if err != nil {
-			return "", 0, 0, err
-		}
-		value := Addr(binary.LittleEndian.Uint64(b[8:]))
-		nameAt, undefined := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint16(b[6:]) == 0
-		switch {
-		case undefined || nameAt == 0:
-		case value <= a && value > start:
-			if c, err := k.CString(m.syms.Strtab+Addr(nameAt), 2); err == nil && c != "" {
-				start, best = value, nameAt
-			}
-		case value > a && value < end:
-			end = value
-		}
-	}
-	if best == 0 {
-		return "", 0, 0, nil
-	}
-	name, err = k.CString(m.syms.Strtab+Addr(best), 512)
-	return name, start, uint64(end - start), err
 }

@@ -14,7 +14,7 @@ type cfsRQ struct {
 
 type schedEntity struct {
 	OnRQ    uint32 `k:"on_rq"`
-	Delayed uint8  `k:"sched_delayed,opt"` // since 6.12
+	Delayed uint32 `k:"sched_delayed,opt"` // since 6.12
 	MyQ     Addr   `k:"my_q,opt"`          // queue of a group, 0 for a task
 }
 

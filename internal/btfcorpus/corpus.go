@@ -11,11 +11,13 @@
 package btfcorpus
 
 import (
-	"archive/zip"
+	"archive/tar"
 	"fmt"
 	"io"
-	"path"
+	"os"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Kernel is the type information of one kernel.
@@ -47,38 +49,74 @@ func (k Kernel) Less(o Kernel) bool {
 // maxBTF bounds the type information of one kernel.
 const maxBTF = 64 << 20
 
-// Load reads a corpus, in the order of the file.
+// Load reads a corpus: a tar of SUITE/RELEASE.btf, compressed with zstd.
 func Load(file string) ([]Kernel, error) {
-	z, err := zip.OpenReader(file)
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("corpus of BTF: %w", err)
 	}
+	defer f.Close()
+	z, err := zstd.NewReader(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
 	defer z.Close()
 	var all []Kernel
-	for _, f := range z.File {
-		k := Kernel{Release: f.Comment}
-		var ok bool
-		if k.Suite, k.Flavour, k.Arch, ok = cut3(strings.TrimSuffix(path.Base(f.Name), ".btf")); !ok {
-			return nil, fmt.Errorf("%s: %s is not named SUITE-FLAVOUR-ARCHITECTURE", file, f.Name)
+	for t := tar.NewReader(z); ; {
+		h, err := t.Next()
+		if err == io.EOF {
+			return all, nil
 		}
-		r, err := f.Open()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		k.BTF, err = io.ReadAll(io.LimitReader(r, maxBTF))
-		_ = r.Close()
+		suite, name, _ := strings.Cut(h.Name, "/")
+		k, err := New(suite, strings.TrimSuffix(name, ".btf"))
 		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", file, f.Name, err)
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		if k.BTF, err = io.ReadAll(io.LimitReader(t, maxBTF)); err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", file, h.Name, err)
 		}
 		all = append(all, k)
 	}
-	return all, nil
 }
 
-func cut3(s string) (a, b, c string, ok bool) {
-	parts := strings.Split(s, "-")
-	if len(parts) != 3 {
-		return "", "", "", false
+// Write writes a corpus. Its kernels have most in common, which the compression sees.
+func Write(w io.Writer, all []Kernel) error {
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(8<<20))
+	if err != nil {
+		return err
 	}
-	return parts[0], parts[1], parts[2], true
+	t := tar.NewWriter(z)
+	for _, k := range all {
+		h := &tar.Header{Name: k.Suite + "/" + k.Release + ".btf", Size: int64(len(k.BTF)), Mode: 0o644, Typeflag: tar.TypeReg}
+		if err := t.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := t.Write(k.BTF); err != nil {
+			return err
+		}
+	}
+	if err := t.Close(); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+// New returns a Kernel without its BTF; flavour and architecture follow from the
+// release, as in "6.1.0-50-cloud-amd64".
+func New(suite, release string) (Kernel, error) {
+	k := Kernel{Suite: suite, Release: release, Flavour: "generic"}
+	i := strings.LastIndexByte(release, '-')
+	if i < 0 || suite == "" {
+		return k, fmt.Errorf("kernel %q of %q: the release does not end in an architecture", release, suite)
+	}
+	k.Arch = release[i+1:]
+	for _, f := range []string{"cloud", "rt"} {
+		if strings.HasSuffix(release[:i], "-"+f) {
+			k.Flavour = f
+		}
+	}
+	return k, nil
 }

@@ -3,7 +3,6 @@ package btfcorpus
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -193,33 +192,4 @@ func (p *pruner) datasec(t *btf.Datasec) *btf.Datasec {
 		}
 	}
 	return c
-}
-
-// suffixes of a release say flavour and architecture.
-var suffixes = []struct{ suffix, flavour string }{{"-cloud", "cloud"}, {"-rt", "rt"}, {"", "generic"}}
-
-// Describe fills in Flavour and Arch from a release such as
-// "6.1.0-50-cloud-amd64".
-func (k *Kernel) Describe(release string) error {
-	k.Release = release
-	rest, arch, ok := cutLast(release, "-")
-	if !ok {
-		return fmt.Errorf("release %q does not end in an architecture", release)
-	}
-	k.Arch = arch
-	for _, s := range suffixes {
-		if strings.HasSuffix(rest, s.suffix) {
-			k.Flavour = s.flavour
-			break
-		}
-	}
-	return nil
-}
-
-func cutLast(s, sep string) (before, after string, ok bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
 }

@@ -1,14 +1,11 @@
-// Btfcorpus makes kernel/testdata/btf/corpus.zip from Debian's kernel packages, which
+// Btfcorpus makes kernel/testdata/btf/corpus.tar.zst from Debian's kernel packages, which
 // lie in folders named after the release: bookworm/linux-image-…_amd64.deb. It is run
 // in the module's root folder; see package btfcorpus.
 package main
 
 import (
-	"archive/zip"
 	"bytes"
-	"compress/flate"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sort"
@@ -16,7 +13,7 @@ import (
 	"github.com/ovmigrate/ovmigrate/internal/btfcorpus"
 )
 
-const corpus = "kernel/testdata/btf/corpus.zip"
+const corpus = "kernel/testdata/btf/corpus.tar.zst"
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -43,8 +40,8 @@ func run(debs []string) error {
 		if err != nil {
 			return err
 		}
-		k := btfcorpus.Kernel{Suite: filepath.Base(dir)}
-		if err := k.Describe(release); err != nil {
+		k, err := btfcorpus.New(filepath.Base(dir), release)
+		if err != nil {
 			return err
 		}
 		if k.BTF, err = btfcorpus.Prune(btf, words); err != nil {
@@ -55,7 +52,7 @@ func run(debs []string) error {
 	}
 	sort.SliceStable(all, func(i, j int) bool { return all[i].Less(all[j]) })
 	var file bytes.Buffer
-	if err := write(&file, all); err != nil {
+	if err := btfcorpus.Write(&file, all); err != nil {
 		return err
 	}
 	fmt.Printf("%s: %d kernels, %d KiB\n", corpus, len(all), file.Len()>>10)
@@ -63,21 +60,4 @@ func run(debs []string) error {
 		return err
 	}
 	return os.WriteFile(corpus, file.Bytes(), 0o644)
-}
-
-func write(w io.Writer, all []btfcorpus.Kernel) error {
-	z := zip.NewWriter(w)
-	z.RegisterCompressor(zip.Deflate, func(out io.Writer) (io.WriteCloser, error) {
-		return flate.NewWriter(out, flate.BestCompression)
-	})
-	for _, k := range all {
-		f, err := z.CreateHeader(&zip.FileHeader{Name: k.Name() + ".btf", Comment: k.Release, Method: zip.Deflate})
-		if err != nil {
-			return err
-		}
-		if _, err := f.Write(k.BTF); err != nil {
-			return err
-		}
-	}
-	return z.Close()
 }
