@@ -192,7 +192,7 @@ func (v *conversion) copy(ctx context.Context, image vmi.Image, o *vmi.DumpOptio
 		}
 	}
 	if c, ok := image.(vmi.CPUs); ok && v.notes() {
-		if o.CPUs, err = c.CPUs(ctx); err != nil && !errors.Is(err, elfcore.ErrNoCPUs) {
+		if o.CPUs, err = c.CPUs(ctx); err != nil && !errors.Is(err, vmi.ErrNoCPUs) {
 			return fmt.Errorf("vCPU registers: %w", err)
 		}
 		r.CPUs = len(o.CPUs)
