@@ -164,7 +164,9 @@ func (a *app) describe(ctx context.Context, image vmi.Image, o *vmi.DumpOptions)
 	}
 	k, err := kernel.Open(ctx, image, &kernel.Options{Logger: a.logger()})
 	if err != nil {
-		fmt.Fprintf(a.stderr, "no VMCOREINFO: %s\n", oneLine(err))
+		if from == "" {
+			fmt.Fprintf(a.stderr, "no VMCOREINFO: %s\n", oneLine(err))
+		}
 		return from
 	}
 	if o.Machine == "" {
