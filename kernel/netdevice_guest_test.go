@@ -45,9 +45,16 @@ var iffNames = []struct {
 	bit  uint32
 	name string
 }{
-	{kernel.IffLoopback, "LOOPBACK"}, {kernel.IffBroadcast, "BROADCAST"}, {kernel.IffPointo, "POINTOPOINT"},
-	{kernel.IffMulticast, "MULTICAST"}, {kernel.IffNoARP, "NOARP"}, {kernel.IffAllMulti, "ALLMULTI"}, {kernel.IffPromisc, "PROMISC"},
-	{kernel.IffUp, "UP"}, {kernel.IffLowerUp, "LOWER_UP"}, {kernel.IffDormant, "DORMANT"},
+	{kernel.IffLoopback, "LOOPBACK"},
+	{kernel.IffBroadcast, "BROADCAST"},
+	{kernel.IffPointo, "POINTOPOINT"},
+	{kernel.IffMulticast, "MULTICAST"},
+	{kernel.IffNoARP, "NOARP"},
+	{kernel.IffAllMulti, "ALLMULTI"},
+	{kernel.IffPromisc, "PROMISC"},
+	{kernel.IffUp, "UP"},
+	{kernel.IffLowerUp, "LOWER_UP"},
+	{kernel.IffDormant, "DORMANT"},
 }
 
 // TestNetDevices compares devices and their addresses with ip addr.

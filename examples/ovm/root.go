@@ -66,7 +66,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.BoolVar(&a.progress, "progress", false, "show progress even if standard error is no terminal")
 
 	root.AddCommand(
-		a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(),
+		a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(), a.netCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand(),
 		a.signalCommand(),
 		a.sendCommand("stop", "Stop a process, as SIGSTOP does", signal.Stop),
