@@ -19,18 +19,21 @@ func (k *Kernel) onlyX86(what string) error {
 	return fmt.Errorf("%s: %w: this guest is %v", what, ErrArch, k.Arch())
 }
 
-// mapBasesARM64 is mapBases for arm64, where one variable and the width of addresses
-// say where everything is. Source: arch/arm64/include/asm/memory.h.
-func (k *Kernel) mapBasesARM64() error {
-	a := &k.guest.ARM64
+// mapImageARM64 is mapImage for arm64.
+func (k *Kernel) mapImageARM64() error {
 	start := Addr(k.guest.VirtBase)
 	end, err := k.imageEndARM64(start)
 	if err != nil {
 		return err
 	}
-	image := linear{start, end, -a.ImageOffset}
-	k.linear = []linear{image}
+	k.linear = []linear{{start, end, -k.guest.ARM64.ImageOffset}}
+	return nil
+}
 
+// mapBasesARM64 is mapBases for arm64, where one variable and the width of addresses
+// say where everything is. Source: arch/arm64/include/asm/memory.h.
+func (k *Kernel) mapBasesARM64() error {
+	a, image := &k.guest.ARM64, k.linear[0]
 	low := ^vmi.Phys(0)
 	for _, r := range k.mem.Ranges() {
 		low, k.maxPhys = min(low, r.Start), max(k.maxPhys, r.End)
@@ -39,7 +42,7 @@ func (k *Kernel) mapBasesARM64() error {
 	direct := linear{Addr(uint64(low) - delta), Addr(uint64(k.maxPhys) - delta), delta}
 	k.pageOffset = Addr(a.PageOffset())
 	// The linear map covers the image too: the page tables must agree.
-	phys, err := k.Phys(start + armTextOffset)
+	phys, err := k.Phys(image.start + armTextOffset)
 	if err != nil {
 		return err
 	}
