@@ -20,7 +20,8 @@ type mountFields struct {
 	Mountpoint Addr   `k:"mnt_mountpoint"`    // dentry in the parent
 	Root       Addr   `k:"mnt.mnt_root"`      // dentry in its own file system
 	SB         Addr   `k:"mnt.mnt_sb"`
-	Flags      uint32 `k:"mnt.mnt_flags"` // MNT_*
+	Flags      uint32 `k:"mnt.mnt_flags"`   // MNT_*
+	TFlags     uint32 `k:"mnt_t_flags,opt"` // T_*: since 6.17, in place of some of Flags
 	NS         Addr   `k:"mnt_ns"`
 	GroupID    int32  `k:"mnt_group_id"` // peer group, 0 if not shared
 	Master     Addr   `k:"mnt_master"`   // struct mount that this one is a slave of
@@ -50,16 +51,20 @@ var (
 
 // Flags of mounts (include/linux/mount.h).
 const (
-	MntNoSuid     = 0x01
-	MntNoDev      = 0x02
-	MntNoExec     = 0x04
-	MntNoAtime    = 0x08
-	MntNoDirAtime = 0x10
-	MntRelAtime   = 0x20
-	MntReadOnly   = 0x40
-	MntShared     = 0x1000
-	MntUnbindable = 0x2000
-	MntInternal   = 0x4000
+	MntNoSuid      = 0x01
+	MntNoDev       = 0x02
+	MntNoExec      = 0x04
+	MntNoAtime     = 0x08
+	MntNoDirAtime  = 0x10
+	MntRelAtime    = 0x20
+	MntReadOnly    = 0x40
+	MntNoSymFollow = 0x80
+	MntShared      = 0x1000
+	MntUnbindable  = 0x2000
+	MntInternal    = 0x4000
+
+	tShared     = 1 // T_SHARED
+	tUnbindable = 2
 
 	mntCursor = 0x10000000 // a reader's place in the list of a namespace, no mount
 )
@@ -89,6 +94,10 @@ func (k *Kernel) mountStructAt(a Addr) (*Mount, error) {
 	m := &Mount{k: k, Addr: a, VFSMount: a.Add(off)}
 	if err := mountLayout.LoadInto(k, a, &m.mountFields); err != nil {
 		return nil, err
+	}
+	if mountLayout.Has(k, "TFlags") {
+		m.Flags &^= MntShared | MntUnbindable
+		m.Flags |= m.TFlags & (tShared | tUnbindable) * MntShared
 	}
 	return m, nil
 }
@@ -224,7 +233,11 @@ const (
 
 // Flags of superblocks (include/linux/fs.h).
 const (
-	SBReadOnly = 1
+	SBReadOnly    = 1
+	SBSynchronous = 16
+	SBMandLock    = 64
+	SBDirSync     = 128
+	SBLazyTime    = 1 << 25
 )
 
 // SuperBlockAt reads the super_block at a.

@@ -1,7 +1,6 @@
 package testvm
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -40,7 +39,7 @@ func Build(ctx context.Context, suite string, log io.Writer) (*Image, error) {
 	if img, err := FindImage(suite); err == nil {
 		return img, nil
 	}
-	if err := checkTools(); err != nil {
+	if err := checkTools(tools); err != nil {
 		return nil, err
 	}
 	cache, err := CacheDir()
@@ -71,7 +70,7 @@ func Build(ctx context.Context, suite string, log io.Writer) (*Image, error) {
 	return FindImage(suite)
 }
 
-func checkTools() error {
+func checkTools(tools [][2]string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("building a guest needs root (debootstrap makes devices and changes root)")
 	}
@@ -87,7 +86,7 @@ func checkTools() error {
 	return nil
 }
 
-// checkSpace wants room for both guests and what is unpacked on the way.
+// checkSpace wants room for both guests, or the kernels, and what is unpacked on the way.
 func checkSpace(dir string) error {
 	const need = 4 << 30
 	var st syscall.Statfs_t
@@ -126,6 +125,12 @@ func (b *builder) base(ctx context.Context) error {
 	defer os.RemoveAll(tmp)
 	b.say("debootstrap")
 	root := filepath.Join(tmp, "root")
+	if b.Arch != "" {
+		if err := b.foreignBase(ctx, tmp, root); err != nil {
+			return err
+		}
+		return os.Rename(filepath.Join(tmp, "base.tar"), dst)
+	}
 	script := `set -e
 debootstrap --variant=minbase --include="$3" "$1" "$2"
 umount "$2/sys" "$2/proc" 2>/dev/null || true
@@ -193,13 +198,16 @@ func (b *builder) install(ctx context.Context, root, src string) error {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w",
 		"-o", filepath.Join(opt, "agent"), "./internal/testvm/agent")
 	build.Dir = src
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=-mod=mod", "GOWORK=off")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.arch(), "GOFLAGS=-mod=mod", "GOWORK=off")
 	if err := runQuiet(build); err != nil {
 		return err
 	}
 	programs, err := filepath.Glob(filepath.Join(src, "internal/testvm/programs/*.c"))
 	if err != nil {
 		return err
+	}
+	if b.Arch != "" {
+		programs = nil // no compiler for it
 	}
 	for _, c := range programs {
 		exe := filepath.Join(opt, strings.TrimSuffix(filepath.Base(c), ".c"))
@@ -267,15 +275,11 @@ func (b *builder) boot(root, out string) error {
 		return err
 	}
 	moddir := filepath.Join(root, "lib/modules", release)
-	deps, err := os.ReadFile(filepath.Join(moddir, "modules.dep"))
+	deps, builtin, err := moduleIndex(moddir)
 	if err != nil {
 		return err
 	}
-	builtin, err := os.ReadFile(filepath.Join(moddir, "modules.builtin"))
-	if err != nil {
-		return err
-	}
-	order, err := loadOrder(string(deps), string(builtin), b.Modules)
+	order, err := loadOrder(deps, builtin, b.Modules)
 	if err != nil {
 		return err
 	}
@@ -283,32 +287,11 @@ func (b *builder) boot(root, out string) error {
 	if err != nil {
 		return err
 	}
-	first, err := sources.ReadFile("guestfs/initramfs-init")
+	r, err := newInitrd(busybox, moddir, order)
 	if err != nil {
 		return err
 	}
-	var img bytes.Buffer
-	c := &cpioWriter{w: &img}
-	for _, d := range []string{"bin", "dev", "proc", "root", "modules"} {
-		c.add(d, modeDir, nil)
-	}
-	c.add("init", modeExec, first)
-	c.add("bin/busybox", modeExec, busybox)
-	var list strings.Builder
-	for _, f := range order {
-		data, err := readModule(filepath.Join(moddir, f))
-		if err != nil {
-			return err
-		}
-		name := moduleName(f) + ".ko"
-		list.WriteString(name + "\n")
-		c.add("modules/"+name, modeFile, data)
-	}
-	c.add("modules/order", modeFile, []byte(list.String()))
-	if err := c.close(); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(out, "initrd.img"), img.Bytes(), 0o644)
+	return r.write(filepath.Join(out, "initrd.img"))
 }
 
 func copyFile(from, to string) error {

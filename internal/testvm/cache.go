@@ -117,36 +117,48 @@ func prune(cache, prefix string) {
 
 const tmpPrefix = "tmp-"
 
-// sweep removes what a killed build of the suite has left; its lock must be held.
-func sweep(cache, suite string) {
-	left, _ := filepath.Glob(filepath.Join(cache, tmpPrefix+suite+"-*"))
+// sweep removes what a killed build has left; its lock must be held.
+func sweep(cache, build string) {
+	left, _ := filepath.Glob(filepath.Join(cache, tmpPrefix+build+"-*"))
 	for _, d := range left {
 		_ = os.RemoveAll(d)
 	}
 }
 
-// Clean removes all images and what they were made from.
+// Clean removes all images and kernels, and what they were made from.
 func Clean() error {
 	cache, err := CacheDir()
 	if err != nil {
 		return err
 	}
 	for _, s := range suites {
-		unlock, err := lock(cache, "build-"+s.Name)
-		if err != nil {
+		if err := clean(cache, s.Name, "image-"+s.Name+"-*", "base-"+s.Name+"-*"); err != nil {
 			return err
 		}
-		sweep(cache, s.Name)
-		for _, kind := range []string{"image-", "base-"} {
-			old, _ := filepath.Glob(filepath.Join(cache, kind+s.Name+"-*"))
-			for _, f := range old {
-				if err := os.RemoveAll(f); err != nil {
-					unlock()
-					return err
-				}
+	}
+	for _, k := range kernels {
+		if err := clean(cache, k.group(), "kernel-"+k.label()+"*", "kernelbase-"+k.label()+"*"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clean removes what a build, named as in its lock, has left, and files by pattern.
+func clean(cache, build string, patterns ...string) error {
+	unlock, err := lock(cache, "build-"+build)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	sweep(cache, build)
+	for _, p := range patterns {
+		old, _ := filepath.Glob(filepath.Join(cache, p))
+		for _, f := range old {
+			if err := os.RemoveAll(f); err != nil {
+				return err
 			}
 		}
-		unlock()
 	}
 	return nil
 }

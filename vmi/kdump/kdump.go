@@ -291,6 +291,10 @@ func (f *File) CPUs(context.Context) ([]vmi.CPU, error) {
 	return cpus, nil
 }
 
+// Machine returns the guest's architecture as uname -m has it, or "" if the dump does
+// not say.
+func (f *File) Machine() string { return f.machine }
+
 // VMCoreInfo implements [vmi.Notes].
 func (f *File) VMCoreInfo() []byte { return f.info }
 

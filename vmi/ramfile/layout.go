@@ -3,6 +3,7 @@ package ramfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 	"net/url"
 	"strconv"
@@ -26,7 +27,7 @@ const fourGiB = 1 << 32
 const maxIdentity = 2 << 30
 
 var errLayout = errors.New("does not say where its PCI hole is; add ?below4g=2G (QEMU q35), " +
-	"?below4g=3G (QEMU pc) or ?layout=identity (a dump that includes the hole)")
+	"?below4g=3G (QEMU pc, Firecracker, Cloud Hypervisor) or ?layout=identity (a dump that includes the hole)")
 
 // Below4G returns the layout of a PC with size bytes of RAM: the first below bytes
 // of the file at 0, the others from 4 GiB on. QEMU calls below "below-4g-mem-size".
@@ -37,17 +38,26 @@ func Below4G(size, below uint64) []Block {
 	return []Block{{0, 0, below}, {fourGiB, below, size - below}}
 }
 
-// parseLayout returns the layout that the parameters ask for.
-func parseLayout(params url.Values, size uint64) ([]Block, error) {
+// parseLayout returns the layout that the parameters ask for, or else the file tells.
+func parseLayout(params url.Values, file io.ReaderAt, size uint64) ([]Block, error) {
 	for key := range params {
-		if key != "below4g" && key != "layout" {
-			return nil, fmt.Errorf("unknown parameter %q (known: below4g, layout)", key)
+		if key != "below4g" && key != "layout" && key != "base" {
+			return nil, fmt.Errorf("unknown parameter %q (known: base, below4g, layout)", key)
 		}
 	}
-	below, layout := params.Get("below4g"), params.Get("layout")
+	below, layout, base := params.Get("below4g"), params.Get("layout"), params.Get("base")
 	switch {
-	case below != "" && layout != "":
-		return nil, errors.New("below4g and layout exclude each other")
+	case len(params) > 1:
+		return nil, errors.New("base, below4g and layout exclude each other")
+	case base != "":
+		n, err := parseSize(base)
+		if err != nil {
+			return nil, fmt.Errorf("base: %w", err)
+		}
+		if n%vmi.PageSize != 0 || n+size < n {
+			return nil, fmt.Errorf("base=%s: must be whole pages, and %d MiB must have room behind it", base, size>>20)
+		}
+		return []Block{{vmi.Phys(n), 0, size}}, nil
 	case below != "":
 		n, err := parseSize(below)
 		if err != nil {
@@ -62,6 +72,9 @@ func parseLayout(params url.Values, size uint64) ([]Block, error) {
 	case layout != "":
 		return parseBlocks(layout)
 	case size > maxIdentity:
+		if layout, ok := BootLayout(file, size); ok {
+			return layout, nil
+		}
 		return nil, fmt.Errorf("raw RAM of %d MiB %w", size>>20, errLayout)
 	}
 	return []Block{{0, 0, size}}, nil

@@ -7,13 +7,15 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 )
 
 const usage = `usage:
-  guest build [SUITE...]                       build images (all suites) in $OVM_CACHE or the user's cache
+  guest build [SUITE|KERNEL...]                build images (all) in $OVM_CACHE or the user's cache
+  guest kernels                                list the kernels that -kernel takes
   guest run SUITE -dir DIR [flags]             boot; Ctrl-C stops it (guest run -h for the flags)
   guest run SUITE -dir DIR -daemon [flags]     boot in the background; guest stop ends it
   guest exec -dir DIR [-env N=V] [-C D] [-cgroup C] -- CMD...   run; streams and exit status are the command's
@@ -31,6 +33,7 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) 
 
 var commands = map[string]func(ctx context.Context, args []string) error{
 	"build": build, "run": run, "exec": execute, "spawn": spawn, "put": put, "get": get, "stop": stop, "clean": clean,
+	"kernels": listKernels,
 }
 
 func main() {
@@ -51,13 +54,18 @@ func main() {
 	}
 }
 
-func build(ctx context.Context, args []string) (err error) {
+func build(ctx context.Context, args []string) error {
+	suites := slices.DeleteFunc(slices.Clone(args), isKernel)
+	kernels := slices.DeleteFunc(slices.Clone(args), func(a string) bool { return !isKernel(a) })
 	if len(args) == 0 {
-		args = testvm.Suites()
+		suites = testvm.Suites()
+		for _, k := range testvm.Kernels() {
+			kernels = append(kernels, k.Name)
+		}
 	}
 	// Debootstrap mostly waits for one download or one processor.
-	errs := make(chan error, len(args))
-	for _, suite := range args {
+	errs := make(chan error, len(suites))
+	for _, suite := range suites {
 		go func() {
 			img, err := testvm.Build(ctx, suite, os.Stderr)
 			if err == nil {
@@ -66,10 +74,25 @@ func build(ctx context.Context, args []string) (err error) {
 			errs <- err
 		}()
 	}
-	for range args {
+	var err error
+	for range suites {
 		err = errors.Join(err, <-errs)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return testvm.BuildKernels(ctx, kernels, os.Stderr)
+}
+
+func isKernel(name string) bool {
+	return slices.ContainsFunc(testvm.Kernels(), func(k testvm.Kernel) bool { return k.Name == name })
+}
+
+func listKernels(context.Context, []string) error {
+	for _, k := range testvm.Kernels() {
+		fmt.Printf("%-18s %s of %s, root of %s\n", k.Name, k.Package, k.Release, k.Suite)
+	}
+	return nil
 }
 
 func clean(context.Context, []string) error { return testvm.Clean() }

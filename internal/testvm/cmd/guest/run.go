@@ -45,6 +45,7 @@ func run(ctx context.Context, args []string) error {
 	mem := fl.String("mem", "512M", "RAM, with suffix K, M or G")
 	smp := fl.Int("smp", 1, "virtual processors")
 	cpu := fl.String("cpu", "", "QEMU's -cpu (default "+testvm.DefaultCPU+")")
+	kernel := fl.String("kernel", "", "boot this kernel of 'guest kernels' instead of the suite's own")
 	anon := fl.Bool("anonymous", false, "RAM in QEMU's own memory, not in a file")
 	kargs := fl.String("append", "", "kernel arguments")
 	daemon := fl.Bool("daemon", false, "return when the guest is ready")
@@ -68,7 +69,7 @@ func run(ctx context.Context, args []string) error {
 		return background(abs)
 	}
 	c := testvm.Config{
-		Suite: suite, Memory: bytes, CPUs: *smp, CPU: *cpu, AnonymousRAM: *anon, KernelArgs: *kargs,
+		Suite: suite, Kernel: *kernel, Memory: bytes, CPUs: *smp, CPU: *cpu, AnonymousRAM: *anon, KernelArgs: *kargs,
 		QEMUArgs: fl.Args(), Dir: abs, Console: filepath.Join(abs, "console.log"),
 	}
 	return foreground(ctx, c, *patience)

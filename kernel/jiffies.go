@@ -1,0 +1,55 @@
+package kernel
+
+import "time"
+
+type clocksource struct {
+	Mult  uint32 `k:"mult"`
+	Shift uint32 `k:"shift"`
+}
+
+var clocksourceLayout = LayoutOf[clocksource]("clocksource")
+
+// tick returns the length of a jiffy, 1/CONFIG_HZ seconds. No variable holds HZ;
+// the clock source that counts jiffies says how long one is. Source:
+// kernel/time/jiffies.c:clocksource_jiffies.
+func (k *Kernel) tick() (time.Duration, error) {
+	a, err := k.Symbol("clocksource_jiffies")
+	if err != nil {
+		return 0, err
+	}
+	c, err := clocksourceLayout.Load(k, a)
+	if err != nil {
+		return 0, err
+	}
+	if c.Shift > 31 || c.Mult>>c.Shift == 0 {
+		return 0, corrupt(a, "clocksource_jiffies", "mult %d, shift %d", c.Mult, c.Shift)
+	}
+	// HZ is a whole number; TICK_NSEC is rounded.
+	ns := time.Duration(c.Mult >> c.Shift)
+	hz := (time.Second + ns/2) / ns
+	if hz < 1 || hz > 10000 {
+		return 0, corrupt(a, "clocksource_jiffies", "%v a jiffy", ns)
+	}
+	return time.Second / hz, nil
+}
+
+// maxJiffies is MAX_SCHEDULE_TIMEOUT: no limit.
+const maxJiffies = 1<<63 - 1
+
+// jiffiesDuration converts a number of jiffies; negative for maxJiffies and more
+// than a Duration holds.
+func jiffiesDuration(j int64, tick time.Duration) time.Duration {
+	if j < 0 || j > int64(maxJiffies/tick) {
+		return -1
+	}
+	return time.Duration(j) * tick
+}
+
+// jiffies returns the kernel's count of ticks. Source: kernel/time/timer.c:jiffies_64.
+func (k *Kernel) jiffies() (uint64, error) {
+	a, err := k.Symbol("jiffies_64")
+	if err != nil {
+		return 0, err
+	}
+	return k.ReadU64(a)
+}
