@@ -6,6 +6,7 @@ packages=
 need() { command -v "$1" >/dev/null 2>&1 || packages="$packages $2"; }
 PATH=$PATH:/usr/sbin:/sbin
 need qemu-system-x86_64 qemu-system-x86
+need qemu-system-aarch64 qemu-system-arm
 need debootstrap debootstrap
 need mke2fs e2fsprogs
 need gcc gcc
@@ -13,7 +14,8 @@ need xz xz-utils
 need cpio cpio
 need unshare util-linux
 need tar tar
-need makedumpfile makedumpfile
+need depmod kmod
+need dpkg-deb dpkg
 [ -e /usr/include/stdio.h ] || packages="$packages libc6-dev"
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
 [ -d /etc/ssl/certs ] || packages="$packages ca-certificates"
