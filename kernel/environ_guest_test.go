@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,7 +31,14 @@ type zoo struct {
 	pids map[string]kernel.PID // by function of zoo.py
 }
 
+// only is the zoo that eachZoo is about, if it is not nil.
+var only *zoo
+
 func eachZoo(t *testing.T, test func(t *testing.T, z *zoo)) {
+	if only != nil {
+		test(t, only)
+		return
+	}
 	for _, suite := range []string{"bookworm", "trixie"} {
 		t.Run(suite, func(t *testing.T) {
 			vm := testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=environ"})
@@ -39,9 +47,29 @@ func eachZoo(t *testing.T, test func(t *testing.T, z *zoo)) {
 	}
 }
 
+// TestKernels runs the tests of the zoo on all further kernels, one guest at a time.
+func TestKernels(t *testing.T) {
+	for _, k := range testvm.Kernels() {
+		if k.Arch != "amd64" || k.Release == k.Suite && strings.HasSuffix(k.Name, "-cloud") {
+			continue // the tests themselves boot the kernels of the suites
+		}
+		t.Run(k.Name, func(t *testing.T) {
+			only = startZoo(t, testvm.Start(t, testvm.Config{Kernel: k.Name}))
+			defer func() { only = nil }()
+			for name, test := range map[string]func(*testing.T){
+				"environment": TestEnvironment, "pipes": TestPipes, "ttys": TestTTYs, "pagecache": TestPageCache,
+				"shmem": TestShmem, "sockets": TestSockets, "more": TestMoreOfTheZoo, "hostile": TestHostileMemory,
+			} {
+				t.Run(name, test)
+			}
+			only.vm.CheckKernel(t)
+		})
+	}
+}
+
 func startZoo(t *testing.T, vm *testvm.VM) *zoo {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	z := &zoo{vm: vm, pids: map[string]kernel.PID{}}
 	out, err := vm.Exec(ctx, "sh", "-c", "cat /root/zoo.log 2>/dev/null || true")
@@ -89,7 +117,7 @@ func startZoo(t *testing.T, vm *testvm.VM) *zoo {
 
 func (z *zoo) dump(t *testing.T) *procDump {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	out, err := z.vm.Exec(ctx, "python3", "/root/dump.py")
 	if err != nil {

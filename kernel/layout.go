@@ -278,4 +278,11 @@ type offsetKey struct{ cname, path string }
 // lazies holds what is found out on first use.
 type lazies struct {
 	offsets sync.Map // offsetKey -> int
+
+	moduleSyms  sync.Map // moduleKey -> *symbols.Table
+	moduleTypes sync.Map // btfFields -> types.Source
+
+	btfOnce sync.Once
+	btf     *types.BTF
+	btfErr  error
 }

@@ -50,16 +50,17 @@ var (
 
 // Flags of mounts (include/linux/mount.h).
 const (
-	MntNoSuid     = 0x01
-	MntNoDev      = 0x02
-	MntNoExec     = 0x04
-	MntNoAtime    = 0x08
-	MntNoDirAtime = 0x10
-	MntRelAtime   = 0x20
-	MntReadOnly   = 0x40
-	MntShared     = 0x1000
-	MntUnbindable = 0x2000
-	MntInternal   = 0x4000
+	MntNoSuid      = 0x01
+	MntNoDev       = 0x02
+	MntNoExec      = 0x04
+	MntNoAtime     = 0x08
+	MntNoDirAtime  = 0x10
+	MntRelAtime    = 0x20
+	MntReadOnly    = 0x40
+	MntNoSymFollow = 0x80
+	MntShared      = 0x1000
+	MntUnbindable  = 0x2000
+	MntInternal    = 0x4000
 
 	mntCursor = 0x10000000 // a reader's place in the list of a namespace, no mount
 )
@@ -224,7 +225,11 @@ const (
 
 // Flags of superblocks (include/linux/fs.h).
 const (
-	SBReadOnly = 1
+	SBReadOnly    = 1
+	SBSynchronous = 16
+	SBMandLock    = 64
+	SBDirSync     = 128
+	SBLazyTime    = 1 << 25
 )
 
 // SuperBlockAt reads the super_block at a.

@@ -3,8 +3,8 @@ package kernel
 // TaskAttr are the attributes of a thread that programs set for themselves and
 // that little else in the kernel depends on.
 type TaskAttr struct {
-	RobustList       UserAddr `k:"robust_list"`
-	CompatRobustList UserAddr `k:"compat_robust_list,opt"`
+	RobustList       UserAddr `k:"robust_list|futex.robust_list"`
+	CompatRobustList UserAddr `k:"compat_robust_list|futex.compat_robust_list,opt"`
 	SetChildTID      UserAddr `k:"set_child_tid"`
 	ClearChildTID    UserAddr `k:"clear_child_tid"`
 	Policy           uint32   `k:"policy"`
@@ -24,7 +24,7 @@ type TaskAttr struct {
 	PerfEvents       Addr     `k:"perf_event_ctxp[0]|perf_event_ctxp,opt"`
 	UTask            Addr     `k:"utask,opt"`
 	VforkDone        Addr     `k:"vfork_done"`
-	SavedFutexFlags  uint32   `k:"futex_state,opt"`
+	SavedFutexFlags  uint32   `k:"futex_state|futex.state,opt"`
 }
 
 var taskAttrLayout = LayoutOf[TaskAttr]("task_struct")

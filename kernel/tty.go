@@ -118,7 +118,7 @@ const (
 	PTYSlave  = 2
 )
 
-// Bits of TTY.Flags (include/linux/tty.h).
+// Bits of TTY.Flags, as include/linux/tty.h had them until 6.17 numbered them anew.
 const (
 	TTYThrottled   = 1 << 0
 	TTYIOError     = 1 << 1
@@ -164,6 +164,7 @@ func (k *Kernel) TTYAt(a Addr) (*TTY, error) {
 	if err := ttyLayout.LoadInto(k, a, &t.ttyFields); err != nil {
 		return nil, err
 	}
+	t.Flags = k.ttyFlags(t.Flags)
 	if err := termiosLayout.LoadInto(k, t.TermiosAddr, &t.Termios); err != nil {
 		return nil, err
 	}
@@ -211,6 +212,24 @@ func (k *Kernel) ttyTypeBase() uint32 {
 		return 0
 	}
 	return uint32(TTYTypeSystem) - uint32(v)
+}
+
+// ttyFlags returns the bits of tty_struct.flags as the constants above have them. They
+// were macros, and are an enum of other numbers since 6.17.
+func (k *Kernel) ttyFlags(raw uint64) (flags uint64) {
+	e, err := k.types.Enum("tty_struct_flags")
+	if err != nil {
+		return raw
+	}
+	for name, bit := range map[string]uint64{
+		"TTY_THROTTLED": TTYThrottled, "TTY_IO_ERROR": TTYIOError, "TTY_OTHER_CLOSED": TTYOtherClosed,
+		"TTY_EXCLUSIVE": TTYExclusive, "TTY_PTY_LOCK": TTYPTYLock, "TTY_HUPPED": TTYHupped,
+	} {
+		if v, err := e.EnumValue(name); err == nil && raw>>uint64(v)&1 != 0 {
+			flags |= bit
+		}
+	}
+	return flags
 }
 
 // Name returns the terminal's name as the kernel's messages show it: "pts0",

@@ -48,6 +48,11 @@ type Source struct {
 	// is shorter) and its size look like this source's. Unused with a Scheme.
 	Sniff func(head []byte, size int64) bool
 
+	// SniffPath, if set, is asked before any content is looked at: is the file, or
+	// directory, this source's by where it is or by what lies beside it? Such a
+	// source need not have a Sniff.
+	SniffPath func(path string, dir bool) bool
+
 	// Priority orders sources whose Sniff accepts: higher first. Raw RAM, which
 	// accepts anything page-aligned, is lowest.
 	Priority int
@@ -118,11 +123,36 @@ func openFile(ctx context.Context, sources []Source, guest string, o *Options) (
 	if err != nil {
 		return nil, err
 	}
-	head, size, err := readHead(path)
-	if err != nil {
-		return nil, err
+	best := byPath(sources, path)
+	if best == nil {
+		head, size, err := readHead(path)
+		if err != nil {
+			return nil, err
+		}
+		if best = byContent(sources, head, size); best == nil {
+			return nil, fmt.Errorf("open %s: %w (%d bytes)", path, ErrFormat, size)
+		}
 	}
-	var best *Source
+	if len(params) > 0 && !best.Params {
+		return nil, fmt.Errorf("open %s: a file of format %q takes no parameters", guest, best.Name)
+	}
+	return best.Open(ctx, guest, o)
+}
+
+func byPath(sources []Source, path string) *Source {
+	st, err := os.Stat(path)
+	if err != nil || !st.IsDir() && !st.Mode().IsRegular() {
+		return nil
+	}
+	for i := range sources {
+		if s := &sources[i]; s.SniffPath != nil && s.SniffPath(path, st.IsDir()) {
+			return s
+		}
+	}
+	return nil
+}
+
+func byContent(sources []Source, head []byte, size int64) (best *Source) {
 	for i := range sources {
 		s := &sources[i]
 		if s.Scheme != "" || s.Sniff == nil || !s.Sniff(head, size) {
@@ -132,13 +162,7 @@ func openFile(ctx context.Context, sources []Source, guest string, o *Options) (
 			best = s
 		}
 	}
-	switch {
-	case best == nil:
-		return nil, fmt.Errorf("open %s: %w (%d bytes)", path, ErrFormat, size)
-	case len(params) > 0 && !best.Params:
-		return nil, fmt.Errorf("open %s: a file of format %q takes no parameters", guest, best.Name)
-	}
-	return best.Open(ctx, guest, o)
+	return best
 }
 
 func readHead(path string) ([]byte, int64, error) {

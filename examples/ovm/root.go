@@ -33,7 +33,8 @@ nothing but the guest's memory: no agent, no symbols, no debug files.
 GUEST is one of
   qmp:SOCKET   a live QEMU, by its QMP socket
   pid:PID      a live QEMU, by its process number
-  PATH         a file: raw RAM (shared with a live QEMU, too), an ELF core or another dump`
+  PATH         a file: raw RAM (shared with a live QEMU, too), an ELF core or another
+               dump; a snapshot's directory; /proc/kcore for this very machine`
 
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -67,12 +68,14 @@ func (a *app) rootCommand() *cobra.Command {
 
 	root.AddCommand(
 		a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(), a.netCommand(),
+		a.stackCommand(), a.cgroupsCommand(), a.nsCommand(), a.mountsCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand(),
 		a.signalCommand(),
 		a.sendCommand("stop", "Stop a process, as SIGSTOP does", signal.Stop),
 		a.sendCommand("cont", "Let a stopped process go on, as SIGCONT does", signal.Continue),
 		a.sendCommand("kill", "Kill a process, as SIGKILL does", signal.Kill),
-		a.checkCommand(), a.checkpointCommand(), a.verifyCommand(), a.migrateCommand())
+		a.checkCommand(), a.checkpointCommand(), a.verifyCommand(), a.migrateCommand(),
+		a.convertCommand())
 	return root
 }
 

@@ -86,7 +86,7 @@ func checkTools(tools [][2]string) error {
 	return nil
 }
 
-// checkSpace wants room for both guests and what is unpacked on the way.
+// checkSpace wants room for both guests, or the kernels, and what is unpacked on the way.
 func checkSpace(dir string) error {
 	const need = 4 << 30
 	var st syscall.Statfs_t

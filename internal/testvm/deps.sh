@@ -13,6 +13,8 @@ need xz xz-utils
 need cpio cpio
 need unshare util-linux
 need tar tar
+need depmod kmod
+need dpkg-deb dpkg
 [ -e /usr/include/stdio.h ] || packages="$packages libc6-dev"
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
 [ -d /etc/ssl/certs ] || packages="$packages ca-certificates"

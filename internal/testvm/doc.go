@@ -4,8 +4,10 @@
 // as the kernels it was tried on, so tests use the kernels and the CRIU that Debian
 // ships, and ask the guest itself whether what the library claims is true. [Build]
 // makes an image with debootstrap, once per recipe, in a cache outside the source
-// tree; [Start] boots it for a test, [StartShared] for a whole test binary, [Boot]
-// for a program. Disks are overlays that vanish: any number of guests share an image.
+// tree, and [BuildKernels] makes kernels of other releases and flavours, from Debian's
+// packages, to boot it with. [Start] boots a guest for a test, [StartShared] for a
+// whole test binary, [Boot] for a program. Disks are overlays that vanish: any number
+// of guests share an image.
 //
 // The guest's RAM is a file on tmpfs ([VM.RAMPath]) and QEMU has two monitor sockets:
 // [VM.QMPSocket] for the code under test, [VM.HarnessQMPSocket] for the test. A small

@@ -10,7 +10,7 @@ import (
 )
 
 // bootTime bounds booting in tests. It takes about 5 s on a machine of its own.
-const bootTime = 3 * time.Minute
+const bootTime = 6 * time.Minute
 
 // Start boots a guest for one test, which ends it. The test fails if the guest does
 // not boot, which includes an image that has not been built; with -short it is

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/ovmigrate/ovmigrate/kernel/symbols"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
@@ -28,7 +29,7 @@ type finder struct {
 	o      *Options
 	log    *slog.Logger
 
-	sysmap []byte
+	symfile *symbols.Table // given by the user, at the addresses of its file
 
 	nmapped int // candidates whose page tables fit
 	mu      sync.Mutex

@@ -17,10 +17,10 @@ const (
 	bannerTag = "Linux version "
 )
 
-// readSystemMap keeps the file for every candidate.
-func (f *finder) readSystemMap() error {
+// readSystemMap keeps the symbols for every candidate.
+func (f *finder) readSystemMap() (err error) {
 	const limit = 64 << 20
-	if f.o.SystemMap == nil {
+	if f.symfile = f.o.Symbols; f.symfile != nil || f.o.SystemMap == nil {
 		return nil
 	}
 	b, err := io.ReadAll(io.LimitReader(f.o.SystemMap, limit+1))
@@ -30,7 +30,9 @@ func (f *finder) readSystemMap() error {
 	if len(b) > limit {
 		return fmt.Errorf("symbol file: %w: larger than %d MiB", symbols.ErrFormat, limit>>20)
 	}
-	f.sysmap = b
+	if f.symfile, err = symbols.ParseSystemMap(bytes.NewReader(b), 0); err != nil {
+		return fmt.Errorf("symbol file: %w", err)
+	}
 	return nil
 }
 
@@ -50,8 +52,8 @@ func (f *finder) symbols(g *Guest, img space, stext, root uint64) error {
 		return true
 	}
 	const agreed = "_stext and other addresses are those of VMCOREINFO"
-	if f.sysmap != nil {
-		return f.openSystemMap(g, check, agreed)
+	if f.symfile != nil {
+		return f.useSymbolFile(g, check, agreed)
 	}
 	if a, ok := kallsymsAddrs(g.VMCoreInfo); ok {
 		t, layout, err := symbols.Open(img.read, a, check)
@@ -69,16 +71,13 @@ func (f *finder) symbols(g *Guest, img space, stext, root uint64) error {
 	return f.searchSymbols(g, img, b, stext, check, agreed)
 }
 
-func (f *finder) openSystemMap(g *Guest, check func(*symbols.Table) bool, checked string) error {
-	t, err := symbols.ParseSystemMap(bytes.NewReader(f.sysmap), g.KASLROffset)
-	if err != nil {
-		return fmt.Errorf("symbol file: %w", err)
-	}
+func (f *finder) useSymbolFile(g *Guest, check func(*symbols.Table) bool, checked string) error {
+	t := f.symfile.Slid(g.KASLROffset)
 	if !check(t) {
-		return errors.New("the System.map belongs to another kernel: its addresses differ")
+		return errors.New("the symbol file belongs to another kernel: its addresses differ")
 	}
 	g.Symbols = t
-	g.step("symbols", "System.map", checked)
+	g.step("symbols", "file", checked)
 	return nil
 }
 

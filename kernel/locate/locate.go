@@ -71,6 +71,9 @@ type Options struct {
 	// belong to the very kernel that runs, which is checked.
 	SystemMap io.Reader
 
+	// Symbols is the same, read already: of a vmlinux, say. It has precedence.
+	Symbols *symbols.Table
+
 	Logger *slog.Logger // nil: no log
 }
 

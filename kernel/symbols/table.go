@@ -33,6 +33,8 @@ type Symbol struct {
 type Table struct {
 	k *kallsyms // addresses, and with seqs the names too; nil if parsed from a file
 	p *plain    // names if k cannot be searched, and addresses if k is nil
+
+	end uint64 // of what the last symbol names; 0 if that is a mere mark
 }
 
 // Len returns the number of symbols.
@@ -99,11 +101,41 @@ func (t *Table) Resolve(names ...string) map[string]uint64 {
 const maxGap = 64 << 20
 
 // At returns the symbol that addr lies in or behind, and the distance from it. Of
-// several at one address it is the first. ok is false outside the kernel image;
-// modules are not in the table.
+// several at one address it is the first. ok is false outside the kernel image.
 func (t *Table) At(addr uint64) (name string, off uint64, ok bool) {
-	n := t.Len()
-	lo, hi := 0, n // first symbol above addr
+	above := t.above(addr)
+	i := above - 1
+	if i < 0 {
+		return "", 0, false
+	}
+	if off = addr - t.addr(i); off > maxGap || above == t.Len() && off != 0 && addr >= t.end {
+		return "", 0, false
+	}
+	return t.symbol(t.first(i)).Name, off, true
+}
+
+// Span returns the symbol that addr lies in and the bytes from there to the next
+// one, which kallsyms takes for its size. Of several at one address it is the first.
+// Source: kernel/kallsyms.c:get_symbol_pos.
+func (t *Table) Span(addr uint64) (s Symbol, size uint64, ok bool) {
+	above := t.above(addr)
+	if above == 0 || above == t.Len() && addr >= t.end {
+		return Symbol{}, 0, false
+	}
+	s = t.symbol(t.first(above - 1))
+	end := t.end
+	if above < t.Len() {
+		end = t.addr(above)
+		if t.end > addr {
+			end = min(end, t.end)
+		}
+	}
+	return s, end - s.Addr, true
+}
+
+// above returns the index of the first symbol above addr.
+func (t *Table) above(addr uint64) int {
+	lo, hi := 0, t.Len()
 	for lo < hi {
 		m := int(uint(lo+hi) >> 1)
 		if t.addr(m) <= addr {
@@ -112,18 +144,15 @@ func (t *Table) At(addr uint64) (name string, off uint64, ok bool) {
 			hi = m
 		}
 	}
-	i := lo - 1
-	if i < 0 {
-		return "", 0, false
-	}
-	base := t.addr(i)
-	if off = addr - base; off > maxGap || lo == n && off != 0 {
-		return "", 0, false
-	}
-	for i > 0 && t.addr(i-1) == base {
+	return lo
+}
+
+// first returns the index of the first symbol at the address of symbol i.
+func (t *Table) first(i int) int {
+	for base := t.addr(i); i > 0 && t.addr(i-1) == base; {
 		i--
 	}
-	return t.symbol(i).Name, off, true
+	return i
 }
 
 func (t *Table) addr(i int) uint64 {
@@ -155,6 +184,36 @@ func (t *Table) All() iter.Seq[Symbol] {
 			}
 		}
 	}
+}
+
+// Until returns the table with end as the end of what its last symbol names. Without
+// it that symbol is taken for a mark of the end, as a kernel's _end is. The two share
+// memory.
+func (t *Table) Until(end uint64) *Table {
+	if t == nil {
+		return nil
+	}
+	u := *t
+	u.end = end
+	return &u
+}
+
+// Slid returns a table with delta added to the kernel addresses among its addresses,
+// those in the upper half of the address space; per-CPU offsets stay. It is for tables
+// of files, whose addresses are those that the kernel was linked at.
+func (t *Table) Slid(delta uint64) *Table {
+	if t == nil || t.p == nil || t.k != nil || delta == 0 {
+		return t
+	}
+	p := *t.p
+	p.addrs = make([]uint64, len(t.p.addrs))
+	for i, a := range t.p.addrs {
+		if a>>63 != 0 {
+			a += delta
+		}
+		p.addrs[i] = a
+	}
+	return &Table{p: &p, end: t.end}
 }
 
 // Moved returns the table with delta added to every address. It is for a table

@@ -143,10 +143,13 @@ def swapped():
     d = "/sys/fs/cgroup/swapped"; os.makedirs(d, exist_ok=True)
     open(d + "/cgroup.procs", "w").write(str(os.getpid()))
     m = os.memfd_create("swapped"); os.write(m, b"0123456789abcdef" * (1 << 16))
-    r = os.open(d + "/memory.reclaim", os.O_WRONLY)
-    for _ in range(5):
-        try: os.write(r, b"1M")
-        except OSError: pass # did what it could
+    if os.path.exists(d + "/memory.reclaim"):
+        r = os.open(d + "/memory.reclaim", os.O_WRONLY)
+        for _ in range(5):
+            try: os.write(r, b"1M")
+            except OSError: pass # did what it could
+    else: # before 5.19
+        for v in "0", "max": open(d + "/memory.high", "w").write(v)
 
 for f in (hugeshm, swapped, files, gonecwd, chrooted, pipes, ptys, anon, sockets, creds, capped, namespaces, userns, pidtimens, many, cgroups, sec, seqpos):
     child(f)

@@ -43,7 +43,13 @@ const (
 type BTF struct {
 	types   []byte // type section
 	strings []byte
-	offsets []uint32 // offset in types of type id; offsets[0] is void's and unused
+	offsets []uint32 // offset in types of type startID+i; that of void is unused
+
+	// Of the BTF of a module: its ids and string offsets go on where those of
+	// vmlinux end.
+	base     *BTF
+	startID  uint32
+	startStr uint32
 
 	names nameIndex
 
@@ -55,7 +61,17 @@ type BTF struct {
 // ParseBTF indexes a BTF blob, such as the one between __start_BTF and __stop_BTF
 // in a guest's memory. The blob is kept, not copied, and must not change. The
 // error wraps ErrCorrupt. Source: kernel/bpf/btf.c:btf_parse_hdr.
-func ParseBTF(blob []byte) (*BTF, error) {
+func ParseBTF(blob []byte) (*BTF, error) { return parseBTF(blob, nil) }
+
+// ParseSplitBTF indexes the BTF of a module, which refers to the types and names of
+// base: of vmlinux, or of the module's own .BTF.base section ("distilled base") where
+// it was built against another vmlinux. What the result does not have it looks up
+// in base. The error wraps ErrCorrupt; that base is another than the one that the
+// module was built with can show as an error, or as types that make no sense.
+// Source: kernel/bpf/btf.c:btf_parse_module.
+func ParseSplitBTF(blob []byte, base *BTF) (*BTF, error) { return parseBTF(blob, base) }
+
+func parseBTF(blob []byte, base *BTF) (*BTF, error) {
 	le := binary.LittleEndian
 	if len(blob) < 24 || le.Uint16(blob) != btfMagic || blob[2] != 1 {
 		return nil, fmt.Errorf("%w: no BTF header", ErrCorrupt)
@@ -64,7 +80,7 @@ func ParseBTF(blob []byte) (*BTF, error) {
 	typeOff, typeLen := uint64(le.Uint32(blob[8:])), uint64(le.Uint32(blob[12:]))
 	strOff, strLen := uint64(le.Uint32(blob[16:])), uint64(le.Uint32(blob[20:]))
 	n := uint64(len(blob))
-	if hdrLen < 24 || hdrLen+typeOff+typeLen > n || hdrLen+strOff+strLen > n || strLen == 0 {
+	if hdrLen < 24 || hdrLen+typeOff+typeLen > n || hdrLen+strOff+strLen > n || strLen == 0 && base == nil {
 		return nil, fmt.Errorf("%w: BTF sections exceed the blob of %d bytes", ErrCorrupt, n)
 	}
 	b := &BTF{
@@ -72,21 +88,42 @@ func ParseBTF(blob []byte) (*BTF, error) {
 		strings: blob[hdrLen+strOff:][:strLen],
 		decoded: make(map[uint32]*Type),
 	}
-	if b.strings[0] != 0 || b.strings[strLen-1] != 0 {
+	switch {
+	case base == nil && b.strings[0] != 0, strLen > 0 && b.strings[strLen-1] != 0:
 		return nil, fmt.Errorf("%w: BTF string section", ErrCorrupt)
+	case base != nil && base.base != nil:
+		return nil, fmt.Errorf("%w: BTF over BTF over BTF", ErrCorrupt)
+	case base != nil:
+		b.base, b.startID, b.startStr = base, uint32(len(base.offsets)), uint32(len(base.strings))
 	}
 	return b, b.index()
 }
 
+// count returns the number of types, those of the base and void included.
+func (b *BTF) count() uint32 { return b.startID + uint32(len(b.offsets)) }
+
+// head returns the header of a type and the bytes that follow it. id is neither void
+// nor beyond count.
+func (b *BTF) head(id uint32) (btfHeader, []byte) {
+	if id < b.startID {
+		return b.base.head(id)
+	}
+	off := b.offsets[id-b.startID]
+	return b.header(off), b.types[off+12:]
+}
+
 // index finds where each type starts and hashes the names that can be asked for.
 func (b *BTF) index() error {
-	b.offsets = make([]uint32, 1, len(b.types)/20+1)
+	b.offsets = make([]uint32, 0, len(b.types)/20+1)
+	if b.base == nil {
+		b.offsets = append(b.offsets, 0)
+	}
 	b.names.init(len(b.types) / 60)
 	for off := 0; off < len(b.types); {
 		if len(b.types)-off < 12 || len(b.offsets) >= maxTypes {
-			return fmt.Errorf("%w: BTF type %d", ErrCorrupt, len(b.offsets))
+			return fmt.Errorf("%w: BTF type %d", ErrCorrupt, b.count())
 		}
-		id := uint32(len(b.offsets))
+		id := b.count()
 		h := b.header(uint32(off))
 		b.offsets = append(b.offsets, uint32(off))
 		switch h.kind {
@@ -139,28 +176,36 @@ func (h btfHeader) extra() (int, bool) {
 	return 0, false
 }
 
+// text returns the strings from off on; the first ends at a zero byte. It is nil if
+// off is beyond them.
+func (b *BTF) text(off uint32) []byte {
+	if off < b.startStr {
+		return b.base.text(off)
+	}
+	if off -= b.startStr; uint64(off) >= uint64(len(b.strings)) {
+		return nil
+	}
+	return b.strings[off:]
+}
+
 func (b *BTF) str(off uint32) (string, error) {
-	if uint64(off) >= uint64(len(b.strings)) {
+	s := b.text(off)
+	// A guest may change its strings after they were looked at.
+	i := bytes.IndexByte(s, 0)
+	if i < 0 {
 		return "", fmt.Errorf("%w: string offset %#x", ErrCorrupt, off)
 	}
-	s := b.strings[off:]
-	return string(s[:bytes.IndexByte(s, 0)]), nil
+	return string(s[:i]), nil
 }
 
 func (b *BTF) nameIs(off uint32, name string) bool {
-	if uint64(off)+uint64(len(name)) >= uint64(len(b.strings)) {
-		return false
-	}
-	s := b.strings[off:]
-	return string(s[:len(name)]) == name && s[len(name)] == 0
+	s := b.text(off)
+	return len(name) < len(s) && string(s[:len(name)]) == name && s[len(name)] == 0
 }
 
 func (b *BTF) hashAt(off uint32) uint32 {
 	h := uint32(2166136261)
-	if uint64(off) >= uint64(len(b.strings)) {
-		return h
-	}
-	for _, c := range b.strings[off:] {
+	for _, c := range b.text(off) {
 		if c == 0 {
 			break
 		}
@@ -185,7 +230,7 @@ func (b *BTF) ids(name string, fn func(id uint32, h btfHeader) bool) {
 			continue
 		}
 		id := b.names.links[l].id
-		if h := b.header(b.offsets[id]); b.nameIs(h.name, name) && !fn(id, h) {
+		if h, _ := b.head(id); b.nameIs(h.name, name) && !fn(id, h) {
 			return
 		}
 	}
@@ -204,6 +249,9 @@ func (b *BTF) one(name, what string, kinds ...uint8) (*Type, error) {
 	})
 	switch len(found) {
 	case 0:
+		if b.base != nil {
+			return b.base.one(name, what, kinds...)
+		}
 		return nil, fmt.Errorf("%w: %s %s", ErrNoType, what, name)
 	case 1:
 		return b.byID(found[0])
@@ -242,16 +290,19 @@ func (b *BTF) HasFunc(name string) bool {
 }
 
 func (b *BTF) findFunc(name string) bool {
-	for _, off := range b.offsets[1:] {
-		if h := b.header(off); h.kind == btfFunc && b.nameIs(h.name, name) {
+	for id := max(b.startID, 1); id < b.count(); id++ {
+		if h, _ := b.head(id); h.kind == btfFunc && b.nameIs(h.name, name) {
 			return true
 		}
 	}
-	return false
+	return b.base != nil && b.base.HasFunc(name)
 }
 
-// PerCPU implements Source from the DATASEC ".data..percpu".
+// PerCPU implements Source from the DATASEC ".data..percpu" of vmlinux.
 func (b *BTF) PerCPU(name string) (uint64, *Type, error) {
+	if b.base != nil {
+		return b.base.PerCPU(name)
+	}
 	le := binary.LittleEndian
 	var off uint32
 	var typ, sec uint32
@@ -259,13 +310,13 @@ func (b *BTF) PerCPU(name string) (uint64, *Type, error) {
 		if h.kind != btfDatasec {
 			return true
 		}
-		p := b.types[b.offsets[id]+12:]
+		_, p := b.head(id)
 		for i := range h.vlen {
 			v := le.Uint32(p[12*i:])
-			if v == 0 || v >= uint32(len(b.offsets)) {
+			if v == 0 || v >= b.count() {
 				continue
 			}
-			vh := b.header(b.offsets[v])
+			vh, _ := b.head(v)
 			if vh.kind == btfVar && b.nameIs(vh.name, name) {
 				typ, off, sec = vh.sizeType, le.Uint32(p[12*i+4:]), id
 				return false

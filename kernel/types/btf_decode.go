@@ -8,6 +8,9 @@ import (
 // byID decodes a type, once. Modifiers are dropped here so that nobody above has
 // to know them.
 func (b *BTF) byID(id uint32) (*Type, error) {
+	if id < b.startID {
+		return b.base.byID(id)
+	}
 	b.mu.RLock()
 	t := b.decoded[id]
 	b.mu.RUnlock()
@@ -38,13 +41,12 @@ func (b *BTF) decode(id uint32) (*Type, error) {
 	if id == 0 {
 		return &Type{Kind: Void, src: b}, nil
 	}
-	h := b.header(b.offsets[id])
+	h, body := b.head(id)
 	name, err := b.str(h.name)
 	if err != nil {
 		return nil, err
 	}
 	t := &Type{Name: name, src: b}
-	body := b.types[b.offsets[id]+12:]
 	switch h.kind {
 	case btfInt:
 		t.Kind, t.Size = Int, int(h.sizeType)
@@ -81,13 +83,13 @@ func (b *BTF) decode(id uint32) (*Type, error) {
 
 func (b *BTF) skipModifiers(id uint32) (uint32, error) {
 	for range 32 {
-		if id >= uint32(len(b.offsets)) {
+		if id >= b.count() {
 			return 0, fmt.Errorf("%w: BTF type id %d", ErrCorrupt, id)
 		}
 		if id == 0 {
 			return 0, nil
 		}
-		h := b.header(b.offsets[id])
+		h, _ := b.head(id)
 		switch h.kind {
 		case btfConst, btfVolatile, btfRestrict, btfTypeTag:
 			id = h.sizeType

@@ -93,8 +93,14 @@ type Type struct {
 	Members []Member // of a struct or union, in declaration order
 	Values  []EnumValue
 
-	src  *BTF
+	src  resolver
 	elem uint32
+}
+
+// resolver is a Source as types see it that refer to others: by a number that means
+// something to the Source only.
+type resolver interface {
+	byID(id uint32) (*Type, error)
 }
 
 // Member is one member of a struct or union.
@@ -103,7 +109,7 @@ type Member struct {
 	BitOffset int    // from the start of the struct
 	BitSize   int    // 0 unless a bit-field
 
-	src *BTF
+	src resolver
 	typ uint32
 }
 

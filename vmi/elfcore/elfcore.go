@@ -4,20 +4,17 @@
 // Every PT_LOAD segment holds memory at its physical address; the PT_NOTE segments
 // hold the registers of the processors and, if the guest kernel told, VMCOREINFO.
 // The file is mapped and nothing is copied at opening.
-//
-// debug/elf is not used to parse: a dump may have more than 65,534 segments, whose
-// number it misreads, and nothing in a dump may be trusted.
 package elfcore
 
 import (
 	"bytes"
 	"context"
 	"debug/elf"
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/ovmigrate/ovmigrate/vmi"
+	"github.com/ovmigrate/ovmigrate/vmi/internal/elfhdr"
 	"github.com/ovmigrate/ovmigrate/vmi/internal/elfnote"
 	"github.com/ovmigrate/ovmigrate/vmi/internal/hostmap"
 	"github.com/ovmigrate/ovmigrate/vmi/internal/segment"
@@ -28,7 +25,7 @@ import (
 var ErrTruncated = vmi.ErrTruncated
 
 // ErrNoCPUs is returned by CPUs for a dump without register notes.
-var ErrNoCPUs = errors.New("the dump has no processor registers")
+var ErrNoCPUs = vmi.ErrNoCPUs
 
 func init() {
 	vmi.Register(vmi.Source{
@@ -77,11 +74,11 @@ func parse(m *hostmap.Map) (*File, error) {
 		b := make([]byte, n)
 		return b, m.Read(b, off)
 	}
-	progs, machine, err := parseHeader(read, size)
+	progs, machine, err := elfhdr.Read(read, size)
 	if err != nil {
 		return nil, err
 	}
-	segs, err := loads(progs, size)
+	segs, err := elfhdr.Loads(progs, size)
 	if err != nil {
 		return nil, err
 	}
@@ -89,15 +86,8 @@ func parse(m *hostmap.Map) (*File, error) {
 	if f.t, err = segment.New(segs); err != nil {
 		return nil, err
 	}
-	for _, p := range progs {
-		if p.typ != elf.PT_NOTE || p.filesz > maxNotes-uint64(len(f.notes)) {
-			continue
-		}
-		b, err := read(p.off, int(p.filesz))
-		if err != nil {
-			return nil, fmt.Errorf("ELF notes: %w", err)
-		}
-		f.notes = append(f.notes, b...)
+	if f.notes, err = elfhdr.Notes(read, progs); err != nil {
+		return nil, err
 	}
 	return f, nil
 }
@@ -130,6 +120,18 @@ func (f *File) CPUs(context.Context) ([]vmi.CPU, error) {
 		return nil, ErrNoCPUs
 	}
 	return cpus, nil
+}
+
+// Machine returns the guest's architecture as uname -m has it, or "" for one that is
+// not known here.
+func (f *File) Machine() string {
+	switch f.machine {
+	case elf.EM_X86_64, elf.EM_386:
+		return "x86_64"
+	case elf.EM_AARCH64:
+		return "aarch64"
+	}
+	return ""
 }
 
 // VMCoreInfo implements [vmi.Notes].

@@ -14,28 +14,29 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/vmi"
 	"github.com/ovmigrate/ovmigrate/vmi/internal/bareqemu"
+	"github.com/ovmigrate/ovmigrate/vmi/internal/elfhdr"
 	"github.com/ovmigrate/ovmigrate/vmi/qmp"
 )
 
 // core writes an ELF core: the headers in front, then data, whose first byte is
 // offset 0 of the progs' off.
-func core(progs []prog, data []byte) []byte {
+func core(progs []elfhdr.Prog, data []byte) []byte {
 	var b bytes.Buffer
 	le := binary.LittleEndian
-	xnum := len(progs) >= pnXNum
+	xnum := len(progs) >= elfhdr.PNXNum
 	h := elf.Header64{
 		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
 		Type:  uint16(elf.ET_CORE), Machine: uint16(elf.EM_X86_64), Version: 1,
-		Phoff: ehdrSize, Ehsize: ehdrSize, Phentsize: phdrSize, Phnum: uint16(len(progs)),
+		Phoff: elfhdr.EhdrSize, Ehsize: elfhdr.EhdrSize, Phentsize: elfhdr.PhdrSize, Phnum: uint16(len(progs)),
 	}
-	start := uint64(ehdrSize + phdrSize*len(progs))
+	start := uint64(elfhdr.EhdrSize + elfhdr.PhdrSize*len(progs))
 	if xnum {
-		h.Phnum, h.Shoff, h.Shnum, h.Shentsize = pnXNum, start, 1, shdrSize
-		start += shdrSize
+		h.Phnum, h.Shoff, h.Shnum, h.Shentsize = elfhdr.PNXNum, start, 1, elfhdr.ShdrSize
+		start += elfhdr.ShdrSize
 	}
 	binary.Write(&b, le, h)
 	for _, p := range progs {
-		binary.Write(&b, le, elf.Prog64{Type: uint32(p.typ), Off: start + p.off, Paddr: p.phys, Filesz: p.filesz, Memsz: p.memsz})
+		binary.Write(&b, le, elf.Prog64{Type: uint32(p.Type), Off: start + p.Off, Paddr: p.Phys, Filesz: p.Filesz, Memsz: p.Memsz})
 	}
 	if xnum {
 		binary.Write(&b, le, elf.Section64{Info: uint32(len(progs))})
@@ -64,8 +65,8 @@ func openBytes(t testing.TB, b []byte) (vmi.Image, error) {
 	return m, err
 }
 
-func load(phys, off, n uint64) prog {
-	return prog{typ: elf.PT_LOAD, phys: phys, off: off, filesz: n, memsz: n}
+func load(phys, off, n uint64) elfhdr.Prog {
+	return elfhdr.Prog{Type: elf.PT_LOAD, Phys: phys, Off: off, Filesz: n, Memsz: n}
 }
 
 func data(n int) []byte {
@@ -78,14 +79,14 @@ func data(n int) []byte {
 
 func TestOverlapsAndHoles(t *testing.T) {
 	d := data(0x8000)
-	m, err := openBytes(t, core([]prog{
+	m, err := openBytes(t, core([]elfhdr.Prog{
 		load(0x4000, 0x3000, 0x2000), // twice, as with paging
 		load(0x1000, 0, 0x2000),
 		load(0x2000, 0x1000, 0x2000), // goes on where the first ends
 		load(0x4000, 0x3000, 0x1000),
 		load(^uint64(0), 0x6000, 0x1000), // no RAM
-		{typ: elf.PT_LOAD, phys: 0x8000, off: 0x7000, filesz: 0x800, memsz: 0x1000}, // left out in part
-		{typ: elf.PT_LOAD, phys: 0xa000, memsz: 0x1000},                             // left out
+		{Type: elf.PT_LOAD, Phys: 0x8000, Off: 0x7000, Filesz: 0x800, Memsz: 0x1000}, // left out in part
+		{Type: elf.PT_LOAD, Phys: 0xa000, Memsz: 0x1000},                             // left out
 	}, d))
 	require.NoError(t, err)
 	require.Equal(t, []vmi.Range{{Start: 0x1000, End: 0x6000}, {Start: 0x8000, End: 0x8800}}, m.Ranges())
@@ -113,7 +114,7 @@ func TestOverlapsAndHoles(t *testing.T) {
 
 func TestManySegments(t *testing.T) {
 	const n = 70000
-	var progs []prog
+	var progs []elfhdr.Prog
 	for i := range uint64(n) {
 		progs = append(progs, load(i*0x2000, i*16, 16))
 	}
@@ -138,7 +139,7 @@ func TestNotes(t *testing.T) {
 		binary.LittleEndian.PutUint64(status[112+8*i:], uint64(0x100+i))
 	}
 	notes := append(note("CORE", 1, status), note("VMCOREINFO", 0, []byte("OSRELEASE=6.1.0\n"))...)
-	m, err := openBytes(t, core([]prog{load(0, 0, 0x1000), {typ: elf.PT_NOTE, off: 0x1000, filesz: uint64(len(notes))}},
+	m, err := openBytes(t, core([]elfhdr.Prog{load(0, 0, 0x1000), {Type: elf.PT_NOTE, Off: 0x1000, Filesz: uint64(len(notes))}},
 		append(data(0x1000), notes...)))
 	require.NoError(t, err)
 	require.Equal(t, "OSRELEASE=6.1.0\n", string(m.(vmi.Notes).VMCoreInfo()))
@@ -155,7 +156,7 @@ func TestNotes(t *testing.T) {
 }
 
 func TestBadFiles(t *testing.T) {
-	good := core([]prog{load(0, 0, 0x1000), {typ: elf.PT_NOTE, off: 0x1000, filesz: 100}}, data(0x2000))
+	good := core([]elfhdr.Prog{load(0, 0, 0x1000), {Type: elf.PT_NOTE, Off: 0x1000, Filesz: 100}}, data(0x2000))
 	edit := func(at int, with ...byte) []byte {
 		b := bytes.Clone(good)
 		copy(b[at:], with)
@@ -166,9 +167,9 @@ func TestBadFiles(t *testing.T) {
 		b    []byte
 		want error
 	}{
-		{"cut in memory", good[:ehdrSize+2*phdrSize+0x800], ErrTruncated},
-		{"cut in notes", good[:ehdrSize+2*phdrSize+0x1000+50], ErrTruncated},
-		{"cut in program headers", good[:ehdrSize+phdrSize+8], ErrTruncated},
+		{"cut in memory", good[:elfhdr.EhdrSize+2*elfhdr.PhdrSize+0x800], ErrTruncated},
+		{"cut in notes", good[:elfhdr.EhdrSize+2*elfhdr.PhdrSize+0x1000+50], ErrTruncated},
+		{"cut in program headers", good[:elfhdr.EhdrSize+elfhdr.PhdrSize+8], ErrTruncated},
 		{"cut in header", good[:40], ErrTruncated},
 		{"executable", edit(16, byte(elf.ET_EXEC)), vmi.ErrFormat},
 		{"32 bit", edit(4, byte(elf.ELFCLASS32)), vmi.ErrFormat},
@@ -177,7 +178,7 @@ func TestBadFiles(t *testing.T) {
 		{"no section for the number", edit(56, 0xff, 0xff), nil},
 		{"headers far away", edit(32, 0, 0, 0, 0, 0, 0, 0, 0xff), ErrTruncated},
 		{"no program headers", edit(56, 0, 0), nil},
-		{"no memory", edit(ehdrSize, byte(elf.PT_NULL)), nil},
+		{"no memory", edit(elfhdr.EhdrSize, byte(elf.PT_NULL)), nil},
 	} {
 		_, err := openBytes(t, tt.b)
 		require.Error(t, err, tt.name)
@@ -195,9 +196,9 @@ func TestBadFiles(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	f.Add(core([]prog{load(0, 0, 0x100), load(0x80, 0x80, 0x100)}, data(0x200)))
-	f.Add(core([]prog{load(1<<51, 0, 0x100), {typ: elf.PT_NOTE, filesz: 0x40}}, note("VMCOREINFO", 0, data(0x100))))
-	f.Add(core([]prog{{typ: elf.PT_NOTE, filesz: 0x200}, load(0, 0, 4)}, note("QEMU", 0, append([]byte{1, 0, 0, 0, 0xb8, 1, 0, 0}, data(0x1b0)...))))
+	f.Add(core([]elfhdr.Prog{load(0, 0, 0x100), load(0x80, 0x80, 0x100)}, data(0x200)))
+	f.Add(core([]elfhdr.Prog{load(1<<51, 0, 0x100), {Type: elf.PT_NOTE, Filesz: 0x40}}, note("VMCOREINFO", 0, data(0x100))))
+	f.Add(core([]elfhdr.Prog{{Type: elf.PT_NOTE, Filesz: 0x200}, load(0, 0, 4)}, note("QEMU", 0, append([]byte{1, 0, 0, 0, 0xb8, 1, 0, 0}, data(0x1b0)...))))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := openBytes(t, b)
 		if err != nil {
@@ -267,7 +268,7 @@ func TestQEMUDump(t *testing.T) {
 }
 
 func BenchmarkRead(b *testing.B) {
-	m, err := openBytes(b, core([]prog{load(0, 0, 8<<20)}, make([]byte, 8<<20)))
+	m, err := openBytes(b, core([]elfhdr.Prog{load(0, 0, 8<<20)}, make([]byte, 8<<20)))
 	require.NoError(b, err)
 	for _, tt := range []struct {
 		name string

@@ -3,6 +3,7 @@ package ramfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 	"net/url"
 	"strconv"
@@ -26,7 +27,7 @@ const fourGiB = 1 << 32
 const maxIdentity = 2 << 30
 
 var errLayout = errors.New("does not say where its PCI hole is; add ?below4g=2G (QEMU q35), " +
-	"?below4g=3G (QEMU pc) or ?layout=identity (a dump that includes the hole)")
+	"?below4g=3G (QEMU pc, Firecracker, Cloud Hypervisor) or ?layout=identity (a dump that includes the hole)")
 
 // Below4G returns the layout of a PC with size bytes of RAM: the first below bytes
 // of the file at 0, the others from 4 GiB on. QEMU calls below "below-4g-mem-size".
@@ -37,8 +38,8 @@ func Below4G(size, below uint64) []Block {
 	return []Block{{0, 0, below}, {fourGiB, below, size - below}}
 }
 
-// parseLayout returns the layout that the parameters ask for.
-func parseLayout(params url.Values, size uint64) ([]Block, error) {
+// parseLayout returns the layout that the parameters ask for, or else the file tells.
+func parseLayout(params url.Values, file io.ReaderAt, size uint64) ([]Block, error) {
 	for key := range params {
 		if key != "below4g" && key != "layout" {
 			return nil, fmt.Errorf("unknown parameter %q (known: below4g, layout)", key)
@@ -62,6 +63,9 @@ func parseLayout(params url.Values, size uint64) ([]Block, error) {
 	case layout != "":
 		return parseBlocks(layout)
 	case size > maxIdentity:
+		if layout, ok := BootLayout(file, size); ok {
+			return layout, nil
+		}
 		return nil, fmt.Errorf("raw RAM of %d MiB %w", size>>20, errLayout)
 	}
 	return []Block{{0, 0, size}}, nil

@@ -9,9 +9,10 @@
 //	file       0 ........ below4g ........ size
 //	guest      0 ........ below4g   4G ... 4G + size - below4g
 //
-// Up to 2 GiB there is nothing to know. Above, the file cannot tell, and the
-// caller must: "ram?below4g=2G". Or open the machine by its QMP socket (package
-// qemu), which knows.
+// Up to 2 GiB there is nothing to know. Above, the file of a QEMU machine cannot tell,
+// and the caller must: "ram?below4g=2G". Or open the machine by its QMP socket
+// (package qemu), which knows. Firecracker and Cloud Hypervisor leave a memory map
+// where it stays (see [BootLayout]), so that a memory file of theirs needs nothing.
 //
 // Reading a hole of a sparse file on tmpfs, by any means of mmap, allocates host
 // memory. Scanners ask [vmi.Sparse] first.
@@ -96,7 +97,7 @@ func Open(_ context.Context, arg string, o *vmi.Options) (vmi.Image, error) {
 		f.Close()
 		return nil, fmt.Errorf("open %s: %w (raw RAM has whole pages)", path, vmi.ErrFormat)
 	}
-	layout, err := parseLayout(params, uint64(st.Size()))
+	layout, err := parseLayout(params, f, uint64(st.Size()))
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)

@@ -6,7 +6,12 @@
 package sources
 
 import (
+	_ "github.com/ovmigrate/ovmigrate/vmi/avml"
 	_ "github.com/ovmigrate/ovmigrate/vmi/elfcore"
+	_ "github.com/ovmigrate/ovmigrate/vmi/kcore"
+	_ "github.com/ovmigrate/ovmigrate/vmi/kdump"
+	_ "github.com/ovmigrate/ovmigrate/vmi/lime"
 	_ "github.com/ovmigrate/ovmigrate/vmi/qemu"
 	_ "github.com/ovmigrate/ovmigrate/vmi/ramfile"
+	_ "github.com/ovmigrate/ovmigrate/vmi/snapshot"
 )

@@ -1,4 +1,4 @@
-// Package elfnote reads the notes of ELF core dumps of x86-64 machines.
+// Package elfnote reads and writes the notes of ELF core dumps of x86-64 machines.
 package elfnote
 
 import (
@@ -76,14 +76,16 @@ const ntPRStatus = 1
 // registers in the order of struct user_regs_struct (arch/x86/include/asm/user_64.h).
 const regsAt, regsCount = 112, 27
 
+// prStatusGPR says which of these each register of [vmi.CPU.GPR] is.
+var prStatusGPR = [16]int{10, 11, 12, 5, 19, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0}
+
 func prStatus(b []byte) (c vmi.CPU, ok bool) {
 	if len(b) < regsAt+8*regsCount {
 		return c, false
 	}
 	r := func(i int) uint64 { return binary.LittleEndian.Uint64(b[regsAt+8*i:]) }
-	c.GPR = [16]uint64{
-		r(10), r(11), r(12), r(5), r(19), r(4), r(13), r(14),
-		r(9), r(8), r(7), r(6), r(3), r(2), r(1), r(0),
+	for reg, i := range prStatusGPR {
+		c.GPR[reg] = r(i)
 	}
 	c.RIP, c.CS, c.RFLAGS, c.SS = r(16), uint16(r(17)), r(18), uint16(r(20))
 	c.FSBase, c.GSBase = r(21), r(22)
@@ -101,15 +103,17 @@ const (
 	qemuControl     = qemuSegments + 10*qemuSegmentSize
 )
 
+// qemuGPR says which of its general registers each of [vmi.CPU.GPR] is.
+var qemuGPR = [16]int{0, 2, 3, 1, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15}
+
 func qemuState(b []byte) (c vmi.CPU, ok bool) {
 	le := binary.LittleEndian
 	if len(b) < qemuSizeShort || le.Uint32(b) != qemuVersion || int(le.Uint32(b[4:])) != len(b) {
 		return c, false
 	}
 	r := func(i int) uint64 { return le.Uint64(b[qemuGPRs+8*i:]) }
-	c.GPR = [16]uint64{
-		r(0), r(2), r(3), r(1), r(6), r(7), r(4), r(5),
-		r(8), r(9), r(10), r(11), r(12), r(13), r(14), r(15),
+	for reg, i := range qemuGPR {
+		c.GPR[reg] = r(i)
 	}
 	c.RIP, c.RFLAGS = r(16), r(17)
 	seg := func(i int) []byte { return b[qemuSegments+i*qemuSegmentSize:] } // cs ds es fs gs ss
@@ -125,10 +129,12 @@ func qemuState(b []byte) (c vmi.CPU, ok bool) {
 	return c, true
 }
 
+const vmcoreinfoName = "VMCOREINFO"
+
 // VMCoreInfo returns the text of the VMCOREINFO note, or nil.
 func VMCoreInfo(notes []byte) []byte {
 	for n := range All(notes) {
-		if n.Name == "VMCOREINFO" {
+		if n.Name == vmcoreinfoName {
 			return n.Desc
 		}
 	}

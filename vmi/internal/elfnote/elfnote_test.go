@@ -9,14 +9,7 @@ import (
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
-func note(name string, typ uint32, desc []byte) []byte {
-	pad := func(b []byte) []byte { return append(b, make([]byte, -len(b)&3)...) }
-	var b []byte
-	for _, n := range []uint32{uint32(len(name) + 1), uint32(len(desc)), typ} {
-		b = binary.LittleEndian.AppendUint32(b, n)
-	}
-	return append(append(b, pad([]byte(name+"\x00"))...), pad(desc)...)
-}
+func note(name string, typ uint32, desc []byte) []byte { return Append(nil, name, typ, desc) }
 
 // state is a QEMU note in which every 8-byte word holds its own offset.
 func state() []byte {
@@ -60,4 +53,38 @@ func TestCutNotes(t *testing.T) {
 	require.Empty(t, CPUs(note("QEMU", 0, wrong)), "version")
 	require.Empty(t, CPUs(note("QEMU", 0, state()[:qemuSizeShort])), "size field")
 	require.Nil(t, VMCoreInfo([]byte{255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0}))
+}
+
+// What is written reads back, and is laid out as a plain reading of the format says.
+func TestWrite(t *testing.T) {
+	var cpus []vmi.CPU
+	for i := range 3 {
+		c := vmi.CPU{
+			ID: i, RIP: 100, RFLAGS: 101, CS: 16, SS: 24, FSBase: 104, GSBase: 105,
+			CR0: 200, CR2: 202, CR3: 203, CR4: 204, KGSBase: 205, Known: vmi.KnownControl | vmi.KnownKGSBase,
+		}
+		for r := range c.GPR {
+			c.GPR[r] = uint64(1000*i + r)
+		}
+		cpus = append(cpus, c)
+	}
+	info := []byte("OSRELEASE=6.1.0\n")
+	b := AppendDump(nil, cpus, info)
+	require.Zero(t, len(b)%4)
+	require.Equal(t, cpus, CPUs(b))
+	require.Equal(t, info, VMCoreInfo(b))
+	require.Equal(t, "CORE\x00\x00\x00\x00", string(b[12:20]))
+
+	for i := range cpus {
+		cpus[i].Known = vmi.KnownControl
+		cpus[i].KGSBase = 0
+	}
+	require.Equal(t, cpus, CPUs(AppendDump(nil, cpus, nil)), "without the base that SWAPGS loads")
+	for i := range cpus {
+		cpus[i].Known, cpus[i].CR0, cpus[i].CR2, cpus[i].CR3, cpus[i].CR4 = 0, 0, 0, 0, 0
+	}
+	b = AppendDump(nil, cpus, nil)
+	require.Equal(t, cpus, CPUs(b), "without control registers")
+	require.NotContains(t, string(b), "QEMU")
+	require.Empty(t, AppendDump(nil, nil, nil))
 }

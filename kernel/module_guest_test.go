@@ -1,0 +1,96 @@
+package kernel_test
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/btf"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ovmigrate/ovmigrate/internal/testvm"
+	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/vmi"
+)
+
+//go:embed testdata/modules.py
+var modulesProgram []byte
+
+// prepareLog loads some modules and writes lines to the log that are not as usual.
+const prepareLog = `
+modprobe -a -q tun veth nf_tables loop dm_mod bridge vfat vhost_net || true
+echo 0 > /proc/sys/kernel/kptr_restrict
+printf '<4>back\\slash\ttab' > /dev/kmsg
+printf '<30>two\nlines' > /dev/kmsg
+printf '<13>caf\303\251' > /dev/kmsg
+printf '<14>' > /dev/kmsg
+`
+
+// dumpModules asks the guest for its modules, symbols and log.
+func dumpModules(t *testing.T, vm *testvm.VM) *moduleDump {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	_, err := vm.Exec(ctx, "sh", "-c", prepareLog)
+	require.NoError(t, err)
+	require.NoError(t, vm.Put(ctx, "/root/modules.py", bytes.NewReader(modulesProgram), 0o644))
+	out, err := vm.Exec(ctx, "python3", "/root/modules.py")
+	require.NoError(t, err)
+	d := new(moduleDump)
+	require.NoError(t, json.Unmarshal(out, d))
+	return d
+}
+
+// Modules, their symbols and types, and the kernel log are what the guest says.
+func TestModulesAgainstGuest(t *testing.T) {
+	for _, suite := range []string{"bookworm", "trixie"} {
+		t.Run(suite, func(t *testing.T) {
+			vm := testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=environ"})
+			dump := dumpModules(t, vm)
+			mem, err := vmi.Open(t.Context(), vm.RAMPath(), nil)
+			require.NoError(t, err)
+			defer mem.Close()
+			k, err := kernel.Open(t.Context(), mem, nil)
+			require.NoError(t, err)
+
+			t.Run("modules", func(t *testing.T) { compareModules(k, dump).report(t) })
+			t.Run("symbols", func(t *testing.T) { compareModuleSymbols(k, dump).report(t) })
+			t.Run("lookup", func(t *testing.T) { compareSymbolLookup(k).report(t) })
+			t.Run("log", func(t *testing.T) { compareLog(k, dump).report(t) })
+			t.Run("types", func(t *testing.T) { compareModuleTypes(t, k, vm) })
+		})
+	}
+}
+
+// compareModuleTypes compares the types of all modules that have any.
+func compareModuleTypes(t *testing.T, k *kernel.Kernel, vm *testvm.VM) {
+	t.Helper()
+	get := func(name string) []byte {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var b bytes.Buffer
+		require.NoError(t, vm.Get(ctx, "/sys/kernel/btf/"+name, &b))
+		return b.Bytes()
+	}
+	base, err := btf.LoadSpecFromReader(bytes.NewReader(get("vmlinux")))
+	require.NoError(t, err)
+	members := 0
+	for m, err := range k.Modules() {
+		require.NoError(t, err)
+		members += compareSplitBTF(t, m, get(m.Name), base)
+	}
+	require.Greater(t, members, 500)
+
+	tun, err := k.ModuleTypes("tun")
+	require.NoError(t, err)
+	file, err := tun.Struct("tun_file")
+	require.NoError(t, err)
+	sk, err := file.Lookup("sk")
+	require.NoError(t, err)
+	sock, err := k.Types().Struct("sock")
+	require.NoError(t, err)
+	require.Same(t, sock, sk.Type, "the kernel's own types are not doubled")
+}
