@@ -44,7 +44,7 @@ type sockOptFields struct {
 	RcvLowat   int32  `k:"sk_rcvlowat"`
 	UserLocks  uint8  `k:"sk_userlocks"`
 	NoCheckTx  bool   `k:"sk_no_check_tx"`
-	BusyPoll   uint32 `k:"sk_ll_usec"`
+	BusyPoll   uint32 `k:"sk_ll_usec,opt"`
 	Filter     Addr   `k:"sk_filter"`
 	PassCred   bool   `k:"sk_scm_credentials,opt"` // since 6.16; flags of the socket before
 	PassSec    bool   `k:"sk_scm_security,opt"`
