@@ -48,7 +48,7 @@ func absence(layout, kernel string) (reason string, ok bool) {
 }
 
 // loadCorpus returns the types of all supported kernels.
-func loadCorpus(t *testing.T) []btfcorpus.Kernel {
+func loadCorpus(t testing.TB) []btfcorpus.Kernel {
 	t.Helper()
 	all, err := btfcorpus.Load(filepath.Join("testdata", "btf", "corpus.tar.zst"))
 	require.NoError(t, err)
