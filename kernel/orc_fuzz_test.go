@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ovmigrate/ovmigrate/kernel/locate"
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/kernel/types"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
@@ -59,7 +60,7 @@ func FuzzORC(f *testing.F) {
 		copy(mem[stack-base:stack-base+0x4000], data)
 		for _, src := range srcs {
 			k := &Kernel{
-				mem: mem, types: src, guest: &locate.Guest{},
+				mem: mem, types: src, guest: &locate.Guest{}, tables: paging.Tables{Mem: mem, Root: 0x8000},
 				linear: []linear{{base, base + size, ^uint64(base) + 1}},
 			}
 			code := &kernelCode{k: k, listed: true, image: []codeRange{{text, base + size}}}
