@@ -94,6 +94,9 @@ func Open(ctx context.Context, mem vmi.Memory, o *Options) (*Kernel, error) {
 
 // mapImage makes the kernel image readable.
 func (k *Kernel) mapImage() error {
+	if k.Arch() == paging.ARM64 {
+		return k.mapImageARM64()
+	}
 	text, err := k.Symbol("_text")
 	if err != nil {
 		return err
@@ -111,6 +114,9 @@ func (k *Kernel) mapImage() error {
 
 // mapBases reads where KASLR put the kernel's big regions.
 func (k *Kernel) mapBases() (err error) {
+	if k.Arch() == paging.ARM64 {
+		return k.mapBasesARM64()
+	}
 	for _, r := range k.mem.Ranges() {
 		k.maxPhys = max(k.maxPhys, r.End)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/kernel/symbols"
 )
 
@@ -40,6 +41,9 @@ func (f *finder) readSystemMap() (err error) {
 // and newer), else by its content.
 func (f *finder) symbols(g *Guest, img space, stext, root uint64) error {
 	known := map[string]uint64{"_stext": stext, "init_top_pgt": root}
+	if g.Arch == paging.ARM64 {
+		known = map[string]uint64{"_stext": stext, "swapper_pg_dir": root}
+	}
 	if uts, err := g.VMCoreInfo.Symbol("init_uts_ns"); err == nil {
 		known["init_uts_ns"] = uts
 	}
@@ -130,6 +134,26 @@ func kallsymsAddrs(v VMCoreInfo) (a symbols.Addrs, ok bool) {
 
 // finish checks what the symbols lead to, and reads version, notes and types.
 func (f *finder) finish(g *Guest, img space) error {
+	finishArch := f.finishX86
+	if g.Arch == paging.ARM64 {
+		finishArch = f.finishARM64
+	}
+	if err := finishArch(g, img); err != nil {
+		return err
+	}
+	if err := f.banner(g, img); err != nil {
+		return err
+	}
+	if err := f.uts(g, img); err != nil {
+		return err
+	}
+	f.attachInfo(g)
+	f.btf(g, img)
+	return nil
+}
+
+// finishX86 is the part of finish that belongs to an x86-64 kernel.
+func (f *finder) finishX86(g *Guest, img space) error {
 	text, ok := g.Symbols.Lookup("_text")
 	if !ok {
 		text = textBase + g.KASLROffset
@@ -148,14 +172,6 @@ func (f *finder) finish(g *Guest, img space) error {
 		}
 		g.step(fmt.Sprintf("phys_base %#x", g.PhysBase), "place of the kernel image", "the variable phys_base says the same")
 	}
-	if err := f.banner(g, img); err != nil {
-		return err
-	}
-	if err := f.uts(g, img); err != nil {
-		return err
-	}
-	f.attachInfo(g)
-	f.btf(g, img)
 	return nil
 }
 
