@@ -43,6 +43,8 @@ var absent = []struct{ layout, kernel, reason string }{
 	{"ptRegsLayout", "arm64", "x86 registers"},
 	{"threadStateLayout", "arm64", "x86 registers"},
 	{"vdsoImageLayout", "arm64", "its vDSO is described otherwise"},
+	{"orcEntryLayout", "arm64", "its stacks have frame pointers"},
+	{"inactiveTaskFrameLayout", "arm64", "its stacks have frame pointers"},
 }
 
 // absence returns why the kernel of a name may lack a layout.

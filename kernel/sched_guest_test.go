@@ -263,3 +263,44 @@ func compareContainers(d differences, k *kernel.Kernel) (found int) {
 	d.equal("containers", fmt.Sprint(engines), "map[docker:2 podman:2]")
 	return found
 }
+
+// TestCPUStack follows the stack of a processor that is stopped anywhere in the
+// kernel up to where it was entered.
+func TestCPUStack(t *testing.T) {
+	for _, suite := range []string{"bookworm", "trixie"} {
+		t.Run(suite, func(t *testing.T) {
+			vm := testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=sched"})
+			z := startSchedZoo(t, vm, "")
+			_, err := vm.StartProcess(t.Context(), testvm.Process{
+				Argv: []string{"timeout", "300", "dd", "if=/dev/zero", "of=/dev/null", "bs=4M"},
+			})
+			require.NoError(t, err)
+			entries := map[string]int{}
+			traces := 0
+			err = testvm.Wait(t.Context(), "kernel stacks", func() (bool, error) {
+				resume, err := z.image.(vmi.Pauser).Pause(t.Context())
+				if err != nil {
+					return false, err
+				}
+				defer resume()
+				cpus, err := z.image.(vmi.CPUs).CPUs(t.Context())
+				if err != nil {
+					return false, err
+				}
+				tr, err := z.k.CPUStack(cpus[0])
+				if err != nil || len(tr.Frames) == 0 {
+					return false, err
+				}
+				if tr.Err != nil {
+					return false, fmt.Errorf("%v: %w", tr.Frames, tr.Err)
+				}
+				traces++
+				entries[tr.Frames[len(tr.Frames)-1].Symbol]++
+				return traces >= 20, nil
+			})
+			require.NoError(t, err)
+			t.Logf("%s: %v", z.k.Release(), entries)
+			require.Contains(t, fmt.Sprint(entries), "entry_SYSCALL_64_after_hwframe")
+		})
+	}
+}
