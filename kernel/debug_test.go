@@ -87,7 +87,7 @@ func requireSameTasks(t *testing.T, a, b *kernel.Kernel) {
 	pids := func(k *kernel.Kernel) (all []string) {
 		for task, err := range k.Tasks() {
 			require.NoError(t, err)
-			all = append(all, fmt.Sprint(task.PID, task.PPID, task.Comm))
+			all = append(all, fmt.Sprint(task.PID, task.Addr, task.Comm))
 		}
 		return all
 	}

@@ -73,7 +73,7 @@ const (
 	infosAt = madeUpBase + 0x8000
 	textAt  = madeUpBase + 0x10000
 
-	ringBits, textBits = 3, 8 // 8 records, 256 bytes
+	ringBits, textBits = 3, 10 // 8 records, 1 KiB
 )
 
 func newLog(t testing.TB, src types.Source) *madeUp {
@@ -141,14 +141,14 @@ func TestLogShapes(t *testing.T) {
 	for _, name := range []string{"bullseye-cloud-amd64", "sid-cloud-amd64"} {
 		m := newLog(t, corpusTypes(t, name))
 		m.put(t, ringAt, "printk_ringbuffer", "desc_ring.tail_id.counter", 10)
-		m.record(t, 10, descFinalized, 0x110, 0x128, "first")
-		m.record(t, 11, descFinalized, 0x128, 0x140, "second")
-		m.record(t, 12, descFinalized, 0x1f0, 0x218, "begins at the start") // of the buffer
+		m.record(t, 10, descFinalized, 0x510, 0x528, "first")
+		m.record(t, 11, descFinalized, 0x528, 0x540, "second")
+		m.record(t, 12, descFinalized, 0x7f0, 0x820, "begins at the start") // of the buffer
 		m.record(t, 13, descFinalized, emptyLog, emptyLog, "")
 		m.record(t, 14, descFinalized, dataless, dataless, "")
-		m.record(t, 15, descReusable, 0x228, 0x240, "gone")
-		m.record(t, 16, descFinalized, 0x2e8, 0x300, "ends at the end")
-		m.record(t, 17, 1, 0x300, 0x318, "not complete")
+		m.record(t, 15, descReusable, 0x828, 0x840, "gone")
+		m.record(t, 16, descFinalized, 0xbe0, 0xc00, "ends at the end")
+		m.record(t, 17, 1, 0xc40, 0xc58, "not complete")
 		require.Equal(t, []string{
 			"10 2 10µs first", "11 3 11µs second", "12 4 12µs begins at the start", "13 5 13µs ",
 			"kernel log: 1 messages from number 14 on are lost",
@@ -156,7 +156,7 @@ func TestLogShapes(t *testing.T) {
 			"16 0 16µs ends at the end",
 		}, m.logText(), name)
 
-		m.record(t, 11, descFinalized, 0x128, 0x120, "ends before it begins")
+		m.record(t, 11, descFinalized, 0x528, 0x520, "ends before it begins")
 		var corrupt *PathError
 		for _, err := range m.k.Log() {
 			if err != nil {
