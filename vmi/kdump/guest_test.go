@@ -103,7 +103,8 @@ func TestGuest(t *testing.T) {
 	require.Equal(t, left, d.check("flat-31"))
 	makedumpfile(t, dir, "--split", "-l", "-d", "1", "zlib", "split-1", "split-2", "split-3")
 	require.Zero(t, d.check("split-1?"+url.Values{"part": {"split-3", filepath.Join(dir, "split-2")}}.Encode()))
-	for _, parts := range []string{"split-1", "split-1?part=split-1", "split-1?part=zlib", "zlib?part=split-1"} {
+	// makedumpfile cuts only every GiB or so: the first part may have all pages.
+	for _, parts := range []string{"split-1?part=split-1", "split-1?part=zlib", "zlib?part=split-1"} {
 		_, err = vmi.Open(t.Context(), filepath.Join(dir, parts), nil)
 		require.ErrorIs(t, err, kdump.ErrSplit, parts)
 	}
