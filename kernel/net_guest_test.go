@@ -31,6 +31,7 @@ var (
 type netZoo struct {
 	vm      *testvm.VM
 	k       *kernel.Kernel
+	ram     string
 	holders []netHolder // in the first namespace, in another
 }
 
@@ -57,11 +58,52 @@ type netView struct {
 	Route string
 }
 
-func eachNetZoo(t *testing.T, test func(t *testing.T, z *netZoo)) {
-	for _, suite := range []string{"bookworm", "trixie"} {
-		t.Run(suite, func(t *testing.T) {
-			test(t, startNetZoo(t, testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=net"})))
+// netGuests are the guests that the tests of sockets and devices run on.
+var netGuests = []testvm.Config{
+	{Kernel: "bullseye-cloud"}, {Suite: "bookworm"}, {Suite: "trixie"}, {Kernel: "sid-cloud"},
+}
+
+// netChecks are all that is compared of a network namespace.
+var netChecks = []struct {
+	name string
+	test func(t *testing.T, z *netZoo)
+}{
+	{"namespaces", checkNets},
+	{"tables", checkSocketTables},
+	{"options", checkSocketOptions},
+	{"queues", checkSocketQueues},
+	{"peers", checkSocketPeers},
+	{"TCP", checkTCPInfo},
+	{"devices", checkNetDevices},
+	{"routes", checkRoutes},
+	{"hostile memory", checkHostileNet},
+}
+
+// TestNetwork compares the sockets, devices and routes of two network namespaces with
+// what the guest says of them.
+func TestNetwork(t *testing.T) {
+	for _, c := range netGuests {
+		t.Run(c.Kernel+c.Suite, func(t *testing.T) {
+			c.KernelArgs = "ovm.role=net"
+			z := startNetZoo(t, testvm.StartShared(t, c))
+			t.Log(z.k.Release())
+			for _, check := range netChecks {
+				t.Run(check.name, func(t *testing.T) { check.test(t, z) })
+			}
+			z.vm.CheckKernel(t)
 		})
+	}
+}
+
+// network is a row of the matrix: what is compared of networks.
+func network(names ...string) func(t *testing.T, z *zoo) {
+	return func(t *testing.T, z *zoo) {
+		n := startNetZoo(t, z.vm)
+		for _, check := range netChecks {
+			if slices.Contains(names, check.name) {
+				check.test(t, n)
+			}
+		}
 	}
 }
 
@@ -76,7 +118,7 @@ func startNetZoo(t *testing.T, vm *testvm.VM) *netZoo {
 		_, err := vm.StartProcess(ctx, testvm.Process{Argv: []string{"python3", "/root/netzoo.py"}, Stdout: "/root/netzoo.log", Dir: "/root"})
 		require.NoError(t, err)
 	}
-	z := &netZoo{vm: vm, holders: make([]netHolder, 2)}
+	z := &netZoo{vm: vm, ram: vm.RAMPath(), holders: make([]netHolder, 2)}
 	for i := range z.holders {
 		var out []byte
 		err := testvm.Wait(ctx, "netzoo.py", func() (ok bool, err error) {
@@ -86,7 +128,7 @@ func startNetZoo(t *testing.T, vm *testvm.VM) *netZoo {
 		require.NoError(t, err, "netzoo.py")
 		z.holders[i] = parseHolder(t, out)
 	}
-	mem, err := vmi.Open(ctx, vm.RAMPath(), nil)
+	mem, err := vmi.Open(ctx, z.ram, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { mem.Close() })
 	z.k, err = kernel.Open(ctx, mem, nil)
@@ -158,51 +200,49 @@ func (z *netZoo) agree(t *testing.T, compare func(d differences, n *kernel.Net, 
 	same.report(t)
 }
 
-// TestSocketTables compares all sockets of two namespaces, line by line and column
+// checkSocketTables compares all sockets of two namespaces, line by line and column
 // by column, with the guest's own /proc/net.
-func TestSocketTables(t *testing.T) {
-	eachNetZoo(t, func(t *testing.T, z *netZoo) {
-		kinds := map[string]int{}
-		z.agree(t, func(d differences, n *kernel.Net, v netView) {
-			got := map[string][]string{}
-			for s, err := range n.Sockets() {
-				if err != nil {
-					d.add("%v", err)
-					continue
-				}
-				file, line, err := procNetLine(s)
-				if err != nil {
-					d.add("%s: %v", file, err)
-				}
-				got[file] = append(got[file], line)
+func checkSocketTables(t *testing.T, z *netZoo) {
+	kinds := map[string]int{}
+	z.agree(t, func(d differences, n *kernel.Net, v netView) {
+		got := map[string][]string{}
+		for s, err := range n.Sockets() {
+			if err != nil {
+				d.add("%v", err)
+				continue
 			}
-			for file, text := range v.Proc {
-				columns := procNetColumns[strings.TrimSuffix(file, "6")]
-				if columns == nil {
-					continue
-				}
-				var want []string
-				for line := range strings.Lines(text) {
-					if w := columns(strings.Fields(line)); w != "" {
-						want = append(want, w)
-					}
-				}
-				kinds[file] = max(kinds[file], len(want))
-				slices.Sort(want)
-				slices.Sort(got[file])
-				for _, l := range missing(want, got[file]) {
-					d.add("%s of %d: only the guest has %s", file, n.Inum, l)
-				}
-				for _, l := range missing(got[file], want) {
-					d.add("%s of %d: only we have   %s", file, n.Inum, l)
-				}
+			file, line, err := procNetLine(s)
+			if err != nil {
+				d.add("%s: %v", file, err)
 			}
-		})
-		for _, file := range []string{"unix", "tcp", "tcp6", "udp", "udp6", "raw", "raw6", "icmp", "icmp6", "netlink", "packet"} {
-			require.NotZero(t, kinds[file], "sockets in %s", file)
+			got[file] = append(got[file], line)
 		}
-		t.Log(z.k.Release(), kinds)
+		for file, text := range v.Proc {
+			columns := procNetColumns[strings.TrimSuffix(file, "6")]
+			if columns == nil {
+				continue
+			}
+			var want []string
+			for line := range strings.Lines(text) {
+				if w := columns(strings.Fields(line)); w != "" {
+					want = append(want, w)
+				}
+			}
+			kinds[file] = max(kinds[file], len(want))
+			slices.Sort(want)
+			slices.Sort(got[file])
+			for _, l := range missing(want, got[file]) {
+				d.add("%s of %d: only the guest has %s", file, n.Inum, l)
+			}
+			for _, l := range missing(got[file], want) {
+				d.add("%s of %d: only we have   %s", file, n.Inum, l)
+			}
+		}
 	})
+	for _, file := range []string{"unix", "tcp", "tcp6", "udp", "udp6", "raw", "raw6", "icmp", "icmp6", "netlink", "packet"} {
+		require.NotZero(t, kinds[file], "sockets in %s", file)
+	}
+	t.Log(z.k.Release(), kinds)
 }
 
 // missing returns the lines of a that b has not, both sorted.
@@ -277,18 +317,16 @@ func procAddr(a netip.AddrPort) string {
 	return fmt.Sprintf("%s:%04X", &s, a.Port())
 }
 
-// TestNets finds both namespaces in the list of all.
-func TestNets(t *testing.T) {
-	eachNetZoo(t, func(t *testing.T, z *netZoo) {
-		found := map[kernel.Addr]uint32{}
-		for n, err := range z.k.Nets() {
-			require.NoError(t, err)
-			found[n.Addr] = n.Inum
-		}
-		for i := range z.holders {
-			n := z.net(t, i)
-			require.Equal(t, n.Inum, found[n.Addr])
-		}
-		require.Len(t, slices.Compact(slices.Sorted(maps.Values(found))), len(found))
-	})
+// checkNets finds both namespaces in the list of all.
+func checkNets(t *testing.T, z *netZoo) {
+	found := map[kernel.Addr]uint32{}
+	for n, err := range z.k.Nets() {
+		require.NoError(t, err)
+		found[n.Addr] = n.Inum
+	}
+	for i := range z.holders {
+		n := z.net(t, i)
+		require.Equal(t, n.Inum, found[n.Addr])
+	}
+	require.Len(t, slices.Compact(slices.Sorted(maps.Values(found))), len(found))
 }

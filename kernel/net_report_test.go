@@ -33,27 +33,25 @@ func (z *netZoo) held(t *testing.T, test func(name string, h netHolder, want *he
 	}
 }
 
-// TestSocketOptions compares the options of every socket with what getsockopt(2) told
+// checkSocketOptions compares the options of every socket with what getsockopt(2) told
 // its owner.
-func TestSocketOptions(t *testing.T) {
-	eachNetZoo(t, func(t *testing.T, z *netZoo) {
-		d := differences{}
-		compared := 0
-		z.held(t, func(name string, _ netHolder, want *heldSocket, s *kernel.Socket) {
-			got, err := socketOptions(s)
-			if err != nil {
-				d.add("%s: %v", name, err)
+func checkSocketOptions(t *testing.T, z *netZoo) {
+	d := differences{}
+	compared := 0
+	z.held(t, func(name string, _ netHolder, want *heldSocket, s *kernel.Socket) {
+		got, err := socketOptions(s)
+		if err != nil {
+			d.add("%s: %v", name, err)
+		}
+		for opt, v := range got {
+			if w, ok := want.Options[opt]; ok {
+				compared++
+				d.equal(name+" "+opt, v, w)
 			}
-			for opt, v := range got {
-				if w, ok := want.Options[opt]; ok {
-					compared++
-					d.equal(name+" "+opt, v, w)
-				}
-			}
-		})
-		d.report(t)
-		require.Greater(t, compared, 1000)
+		}
 	})
+	d.report(t)
+	require.Greater(t, compared, 1000)
 }
 
 // socketOptions names options as netzoo.py does.
@@ -97,35 +95,33 @@ func socketOptions(s *kernel.Socket) (map[string]any, error) {
 	return m, nil
 }
 
-// TestSocketQueues compares what waits in sockets with what was written to them.
-func TestSocketQueues(t *testing.T) {
-	eachNetZoo(t, func(t *testing.T, z *netZoo) {
-		received, sent := 0, 0
-		z.held(t, func(name string, h netHolder, want *heldSocket, s *kernel.Socket) {
-			if s.State == kernel.TCPListen {
-				_, err := s.RecvQueue(0)
-				require.ErrorIs(t, err, kernel.ErrWrongKind)
-				return
-			}
-			all, err := s.RecvQueue(8 << 20)
-			require.NoError(t, err, name)
-			if want.Recv != nil {
-				received++
-				compareQueue(t, name, h, s, all, want.Recv)
-			}
-			if want.Send == nil {
-				return
-			}
-			sent++
-			all, err = s.SendQueue(8 << 20)
-			require.NoError(t, err, name)
-			require.True(t, bytes.Equal(want.Send, joined(all)), "%s: %d bytes, not %d", name, len(joined(all)), len(want.Send))
-			_, err = s.SendQueue(len(want.Send) - 1)
-			require.ErrorIs(t, err, kernel.ErrLimit)
-		})
-		require.GreaterOrEqual(t, received, 20)
-		require.Equal(t, 2, sent)
+// checkSocketQueues compares what waits in sockets with what was written to them.
+func checkSocketQueues(t *testing.T, z *netZoo) {
+	received, sent := 0, 0
+	z.held(t, func(name string, h netHolder, want *heldSocket, s *kernel.Socket) {
+		if s.State == kernel.TCPListen {
+			_, err := s.RecvQueue(0)
+			require.ErrorIs(t, err, kernel.ErrWrongKind)
+			return
+		}
+		all, err := s.RecvQueue(8 << 20)
+		require.NoError(t, err, name)
+		if want.Recv != nil {
+			received++
+			compareQueue(t, name, h, s, all, want.Recv)
+		}
+		if want.Send == nil {
+			return
+		}
+		sent++
+		all, err = s.SendQueue(8 << 20)
+		require.NoError(t, err, name)
+		require.True(t, bytes.Equal(want.Send, joined(all)), "%s: %d bytes, not %d", name, len(joined(all)), len(want.Send))
+		_, err = s.SendQueue(len(want.Send) - 1)
+		require.ErrorIs(t, err, kernel.ErrLimit)
 	})
+	require.GreaterOrEqual(t, received, 20)
+	require.Equal(t, 2, sent)
 }
 
 func joined(all []kernel.Message) (b []byte) {
@@ -176,58 +172,56 @@ func compareQueue(t *testing.T, name string, h netHolder, s *kernel.Socket, all 
 	}
 }
 
-// TestSocketPeers follows Unix sockets to their peers and listening sockets to the
+// checkSocketPeers follows Unix sockets to their peers and listening sockets to the
 // connections that wait there.
-func TestSocketPeers(t *testing.T) {
-	eachNetZoo(t, func(t *testing.T, z *netZoo) {
-		pairs := map[string]string{
-			"unix.pair0": "unix.pair1", "unix.pair1": "unix.pair0", "unix.seq0": "unix.seq1",
-			"unix.dgram.from": "unix.dgram", "unix.dgram": "", "unix.widow": "?",
+func checkSocketPeers(t *testing.T, z *netZoo) {
+	pairs := map[string]string{
+		"unix.pair0": "unix.pair1", "unix.pair1": "unix.pair0", "unix.seq0": "unix.seq1",
+		"unix.dgram.from": "unix.dgram", "unix.dgram": "", "unix.widow": "?",
+	}
+	waiting := map[string]int{"listen": 2, "listen6": 0, "reuseport": 0, "unix.listen": 3}
+	z.held(t, func(name string, h netHolder, want *heldSocket, s *kernel.Socket) {
+		_, short, _ := strings.Cut(name, " ")
+		if other, ok := pairs[short]; ok {
+			peer, err := s.UnixPeer()
+			require.NoError(t, err)
+			switch other {
+			case "":
+				require.Nil(t, peer)
+			case "?":
+				require.Zero(t, peer.Ino)
+			default:
+				require.Equal(t, h.Sockets[other].Ino, peer.Ino)
+			}
 		}
-		waiting := map[string]int{"listen": 2, "listen6": 0, "reuseport": 0, "unix.listen": 3}
-		z.held(t, func(name string, h netHolder, want *heldSocket, s *kernel.Socket) {
-			_, short, _ := strings.Cut(name, " ")
-			if other, ok := pairs[short]; ok {
-				peer, err := s.UnixPeer()
+		if n, ok := waiting[short]; ok {
+			got := 0
+			for c, err := range s.AcceptQueue() {
 				require.NoError(t, err)
-				switch other {
-				case "":
-					require.Nil(t, peer)
-				case "?":
-					require.Zero(t, peer.Ino)
-				default:
-					require.Equal(t, h.Sockets[other].Ino, peer.Ino)
-				}
-			}
-			if n, ok := waiting[short]; ok {
-				got := 0
-				for c, err := range s.AcceptQueue() {
+				require.Equal(t, kernel.TCPEstablished, c.State)
+				require.Equal(t, s.Net, c.Net)
+				if s.Family == kernel.AFUnix {
+					peer, err := c.UnixPeer()
 					require.NoError(t, err)
-					require.Equal(t, kernel.TCPEstablished, c.State)
-					require.Equal(t, s.Net, c.Net)
-					if s.Family == kernel.AFUnix {
-						peer, err := c.UnixPeer()
-						require.NoError(t, err)
-						require.Equal(t, h.Sockets[fmt.Sprintf("unix.backlog%d", got)].Ino, peer.Ino)
-					} else {
-						m, err := c.RecvQueue(100)
-						require.NoError(t, err)
-						require.Equal(t, "early", string(joined(m)))
-					}
-					got++
+					require.Equal(t, h.Sockets[fmt.Sprintf("unix.backlog%d", got)].Ino, peer.Ino)
+				} else {
+					m, err := c.RecvQueue(100)
+					require.NoError(t, err)
+					require.Equal(t, "early", string(joined(m)))
 				}
-				require.Equal(t, n, got, name)
+				got++
 			}
-			if short == "unix.gone" {
-				p, err := s.UnixPath()
-				require.NoError(t, err)
-				n, err := z.k.PathName(p, kernel.Path{})
-				require.NoError(t, err)
-				require.True(t, n.Deleted)
-				bound, err := s.UnixName()
-				require.NoError(t, err)
-				require.Equal(t, n.Name, bound)
-			}
-		})
+			require.Equal(t, n, got, name)
+		}
+		if short == "unix.gone" {
+			p, err := s.UnixPath()
+			require.NoError(t, err)
+			n, err := z.k.PathName(p, kernel.Path{})
+			require.NoError(t, err)
+			require.True(t, n.Deleted)
+			bound, err := s.UnixName()
+			require.NoError(t, err)
+			require.Equal(t, n.Name, bound)
+		}
 	})
 }

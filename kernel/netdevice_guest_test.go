@@ -57,41 +57,39 @@ var iffNames = []struct {
 	{kernel.IffDormant, "DORMANT"},
 }
 
-// TestNetDevices compares devices and their addresses with ip addr.
-func TestNetDevices(t *testing.T) {
-	eachNetZoo(t, func(t *testing.T, z *netZoo) {
-		kinds := map[string]bool{}
-		z.agree(t, func(d differences, n *kernel.Net, v netView) {
-			var links []ipLink
-			require.NoError(t, json.Unmarshal([]byte(v.Addr), &links))
-			var got []string
-			for dev, err := range n.NetDevices() {
-				if err != nil {
-					d.add("%v", err)
-					continue
-				}
-				kinds[dev.Kind] = true
-				lines, err := deviceLines(dev)
-				if err != nil {
-					d.add("%s: %v", dev.Name, err)
-				}
-				got = append(got, lines...)
+// checkNetDevices compares devices and their addresses with ip addr.
+func checkNetDevices(t *testing.T, z *netZoo) {
+	kinds := map[string]bool{}
+	z.agree(t, func(d differences, n *kernel.Net, v netView) {
+		var links []ipLink
+		require.NoError(t, json.Unmarshal([]byte(v.Addr), &links))
+		var got []string
+		for dev, err := range n.NetDevices() {
+			if err != nil {
+				d.add("%v", err)
+				continue
 			}
-			var want []string
-			for _, l := range links {
-				want = append(want, l.lines()...)
+			kinds[dev.Kind] = true
+			lines, err := deviceLines(dev)
+			if err != nil {
+				d.add("%s: %v", dev.Name, err)
 			}
-			slices.Sort(got)
-			slices.Sort(want)
-			for _, l := range missing(want, got) {
-				d.add("net %d: only the guest has %s", n.Inum, l)
-			}
-			for _, l := range missing(got, want) {
-				d.add("net %d: only we have   %s", n.Inum, l)
-			}
-		})
-		require.True(t, kinds["veth"] && kinds["tun"] && kinds[""])
+			got = append(got, lines...)
+		}
+		var want []string
+		for _, l := range links {
+			want = append(want, l.lines()...)
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		for _, l := range missing(want, got) {
+			d.add("net %d: only the guest has %s", n.Inum, l)
+		}
+		for _, l := range missing(got, want) {
+			d.add("net %d: only we have   %s", n.Inum, l)
+		}
 	})
+	require.True(t, kinds["veth"] && kinds["tun"] && kinds[""])
 }
 
 func (l *ipLink) lines() []string {
@@ -150,43 +148,41 @@ func deviceLines(d *kernel.NetDevice) ([]string, error) {
 	return all, nil
 }
 
-// TestRoutes compares IPv4 routes of all tables with ip route.
-func TestRoutes(t *testing.T) {
-	eachNetZoo(t, func(t *testing.T, z *netZoo) {
-		tables := map[uint32]int{}
-		z.agree(t, func(d differences, n *kernel.Net, v netView) {
-			names := map[int32]string{}
-			for dev, err := range n.NetDevices() {
-				require.NoError(t, err)
-				names[dev.IfIndex] = dev.Name
+// checkRoutes compares IPv4 routes of all tables with ip route.
+func checkRoutes(t *testing.T, z *netZoo) {
+	tables := map[uint32]int{}
+	z.agree(t, func(d differences, n *kernel.Net, v netView) {
+		names := map[int32]string{}
+		for dev, err := range n.NetDevices() {
+			require.NoError(t, err)
+			names[dev.IfIndex] = dev.Name
+		}
+		var got, want []string
+		for r, err := range n.Routes() {
+			if err != nil {
+				d.add("%v", err)
+				continue
 			}
-			var got, want []string
-			for r, err := range n.Routes() {
-				if err != nil {
-					d.add("%v", err)
-					continue
-				}
-				tables[r.Table]++
-				got = append(got, routeLine(&r, names))
-			}
-			var all []map[string]any
-			require.NoError(t, json.Unmarshal([]byte(v.Route), &all))
-			for _, r := range all {
-				want = append(want, ipRouteLine(r))
-			}
-			slices.Sort(got)
-			slices.Sort(want)
-			for _, l := range missing(want, got) {
-				d.add("net %d: only the guest has %s", n.Inum, l)
-			}
-			for _, l := range missing(got, want) {
-				d.add("net %d: only we have   %s", n.Inum, l)
-			}
-		})
-		require.NotZero(t, tables[254])
-		require.NotZero(t, tables[255])
-		require.NotZero(t, tables[77])
+			tables[r.Table]++
+			got = append(got, routeLine(&r, names))
+		}
+		var all []map[string]any
+		require.NoError(t, json.Unmarshal([]byte(v.Route), &all))
+		for _, r := range all {
+			want = append(want, ipRouteLine(r))
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		for _, l := range missing(want, got) {
+			d.add("net %d: only the guest has %s", n.Inum, l)
+		}
+		for _, l := range missing(got, want) {
+			d.add("net %d: only we have   %s", n.Inum, l)
+		}
 	})
+	require.NotZero(t, tables[254])
+	require.NotZero(t, tables[255])
+	require.NotZero(t, tables[77])
 }
 
 func routeLine(r *kernel.Route, names map[int32]string) string {
