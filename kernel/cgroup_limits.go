@@ -83,6 +83,7 @@ func (c *Cgroup) controller(id, cname string) (Addr, error) {
 // CPULimits are the settings of the cpu controller.
 type CPULimits struct {
 	Weight uint64 // cpu.weight, 1 to 10000
+	Shares uint64 // cpu.shares of cgroup v1, 2 to 262144
 	Idle   bool   // cpu.idle
 	// Quota and Period are cpu.max, in microseconds; Quota may be NoLimit. Burst
 	// is cpu.max.burst.
@@ -119,7 +120,7 @@ func (c *Cgroup) CPU() (*CPULimits, error) {
 	if g.Idle {
 		shares = weightIdle
 	}
-	l := &CPULimits{Weight: (shares*cgroupWeightDefault + 512) / 1024, Idle: g.Idle, Quota: NoLimit}
+	l := &CPULimits{Weight: (shares*cgroupWeightDefault + 512) / 1024, Shares: g.Shares >> 10, Idle: g.Idle, Quota: NoLimit}
 	if g.Quota != NoLimit && taskGroupLayout.Has(c.k, "Quota") {
 		l.Quota = g.Quota / 1000
 	}

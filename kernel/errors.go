@@ -22,6 +22,8 @@ var (
 	ErrNoMM = errors.New("has no user memory")
 	// ErrLimit: a walk was given up after more steps than any sane structure has.
 	ErrLimit = errors.New("too many entries, or a loop")
+	// ErrArch: the guest's architecture has no such thing, or it is not read there.
+	ErrArch = errors.New("not on this architecture")
 	// ErrNil: a null pointer was followed.
 	ErrNil = errors.New("null pointer")
 )

@@ -87,6 +87,9 @@ func (t *Task) fpuArea() (Addr, int, error) {
 // XState reads the FPU state of a thread that is off the CPU; a running thread's
 // is in the processor. Source: arch/x86/kernel/fpu/xstate.c:__copy_xstate_to_uabi_buf.
 func (t *Task) XState() (*XState, error) {
+	if err := t.k.onlyX86("FPU state"); err != nil {
+		return nil, err
+	}
 	a, size, err := t.fpuArea()
 	if err != nil {
 		return nil, err

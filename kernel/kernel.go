@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/ovmigrate/ovmigrate/kernel/debugfile"
 	"github.com/ovmigrate/ovmigrate/kernel/locate"
 	"github.com/ovmigrate/ovmigrate/kernel/paging"
+	"github.com/ovmigrate/ovmigrate/kernel/symbols"
 	"github.com/ovmigrate/ovmigrate/kernel/types"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
@@ -19,6 +21,7 @@ type Kernel struct {
 	viewer vmi.Viewer // nil if mem cannot be viewed
 	guest  *locate.Guest
 	types  types.Source
+	extra  []*symbols.Table // of debug files
 	tables paging.Tables
 	linear []linear
 	log    *slog.Logger
@@ -39,12 +42,18 @@ type Kernel struct {
 type Options struct {
 	Types  types.Source // instead of the BTF in guest memory
 	Logger *slog.Logger // nil: no log
+
+	// Debug are files of the kernel's build. Types of the first that has some are
+	// used instead of the BTF in guest memory, unless Types is set; symbols where
+	// the guest's memory has none of that name, or none at all. They must stay
+	// open as long as the Kernel is used.
+	Debug []*debugfile.File
 }
 
 // Open finds the Linux kernel in a guest's memory and makes it readable. The
 // guest may be running. Errors: locate.ErrNotLinux if there is no kernel to be
 // found, ErrNoType if the kernel carries no type information and none was given,
-// *PathError for memory that cannot be read.
+// ErrMismatch if a debug file is of another kernel, *PathError for memory that cannot be read.
 func Open(ctx context.Context, mem vmi.Memory, o *Options) (*Kernel, error) {
 	if o == nil {
 		o = &Options{}
@@ -55,10 +64,20 @@ func Open(ctx context.Context, mem vmi.Memory, o *Options) (*Kernel, error) {
 	}
 	k.viewer, _ = mem.(vmi.Viewer)
 	var err error
-	if k.guest, err = locate.Find(ctx, mem, &locate.Options{Logger: o.Logger}); err != nil {
+	k.guest, err = locate.Find(ctx, mem, &locate.Options{Logger: o.Logger})
+	if t := debugSymbols(o.Debug); err != nil && ctx.Err() == nil && t != nil {
+		k.guest, err = locate.Find(ctx, mem, &locate.Options{Logger: o.Logger, Symbols: t})
+	}
+	if err != nil {
 		return nil, err
 	}
 	k.tables = k.guest.Tables(mem)
+	if err := k.mapImage(); err != nil {
+		return nil, err
+	}
+	if err := k.useDebug(o.Debug); err != nil {
+		return nil, err
+	}
 	if k.types == nil {
 		if k.guest.BTF == nil {
 			return nil, fmt.Errorf("%w: kernel %s carries no BTF; give its debug file", ErrNoType, k.guest.Release)
@@ -73,8 +92,11 @@ func Open(ctx context.Context, mem vmi.Memory, o *Options) (*Kernel, error) {
 	return k, k.checkInitTask()
 }
 
-// mapBases reads where KASLR put the kernel's big regions.
-func (k *Kernel) mapBases() error {
+// mapImage makes the kernel image readable.
+func (k *Kernel) mapImage() error {
+	if k.Arch() == paging.ARM64 {
+		return k.mapImageARM64()
+	}
 	text, err := k.Symbol("_text")
 	if err != nil {
 		return err
@@ -87,7 +109,14 @@ func (k *Kernel) mapBases() error {
 		return corrupt(text, "_text", "kernel image ends at %s", end)
 	}
 	k.linear = []linear{{text, end, uint64(k.guest.PhysBase) - uint64(imageBase)}}
+	return nil
+}
 
+// mapBases reads where KASLR put the kernel's big regions.
+func (k *Kernel) mapBases() (err error) {
+	if k.Arch() == paging.ARM64 {
+		return k.mapBasesARM64()
+	}
 	for _, r := range k.mem.Ranges() {
 		k.maxPhys = max(k.maxPhys, r.End)
 	}
@@ -157,6 +186,9 @@ func (k *Kernel) Symbol(name string) (Addr, error) {
 		return a.(Addr), nil
 	}
 	a, ok := k.guest.Symbols.Lookup(name)
+	for i := 0; i < len(k.extra) && !ok; i++ {
+		a, ok = k.extra[i].Lookup(name)
+	}
 	if !ok {
 		// Not kept: modules come and go.
 		return k.moduleSymbol(name)

@@ -33,7 +33,7 @@ type mmFields struct {
 	EnvStart   UserAddr `k:"env_start"`
 	EnvEnd     UserAddr `k:"env_end"`
 	VDSO       UserAddr `k:"context.vdso"`
-	VDSOImage  Addr     `k:"context.vdso_image"`
+	VDSOImage  Addr     `k:"context.vdso_image,opt"` // x86-64
 	ExeFile    Addr     `k:"exe_file"`
 	AuxvAddr   Addr     `k:"&saved_auxv"`
 	RSSAddr    Addr     `k:"&rss_stat"`
@@ -67,6 +67,7 @@ func (k *Kernel) MMAt(a Addr) (*MM, error) {
 		return nil, &PathError{Path: "mm_struct->pgd", Addr: a, Err: err}
 	}
 	m.tables.Root = root
+	m.tables.Upper = false
 	return m, nil
 }
 

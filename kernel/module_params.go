@@ -1,9 +1,10 @@
 package kernel
 
 import (
-	"bytes"
 	"encoding/binary"
 	"strconv"
+
+	"github.com/ovmigrate/ovmigrate/kernel/debugfile"
 )
 
 // ModuleParam is a parameter of a module.
@@ -185,26 +186,9 @@ func (m *Module) BuildID() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if id := buildIDNote(text); id != nil {
+		if id := debugfile.BuildID(text); id != nil {
 			return id, nil
 		}
 	}
 	return nil, nil
-}
-
-// buildIDNote returns the build ID among ELF notes, nil if there is none.
-func buildIDNote(b []byte) []byte {
-	const ntGNUBuildID = 3
-	le := binary.LittleEndian
-	for len(b) >= 12 {
-		name, desc, typ := uint64(le.Uint32(b)), uint64(le.Uint32(b[4:])), le.Uint32(b[8:])
-		at := 12 + (name+3)&^3
-		if end := at + desc; end > uint64(len(b)) {
-			return nil
-		} else if typ == ntGNUBuildID && desc > 0 && bytes.HasPrefix(b[12:], []byte("GNU\x00")) && name == 4 {
-			return bytes.Clone(b[at:end])
-		}
-		b = b[min(uint64(len(b)), at+(desc+3)&^3):]
-	}
-	return nil
 }

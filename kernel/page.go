@@ -42,6 +42,9 @@ func (k *Kernel) Page(pfn uint64) (Page, error) {
 	if pfn >= uint64(k.maxPhys)/vmi.PageSize {
 		return Page{}, fmt.Errorf("%w: page frame %#x is beyond RAM", ErrCorrupt, pfn)
 	}
+	if k.vmemmap == 0 {
+		return Page{}, fmt.Errorf("%w: this kernel's struct pages were not found", ErrNoSymbol)
+	}
 	a := k.vmemmap.Add(int(pfn) * k.pageStruct)
 	raw, err := pageLayout.Load(k, a)
 	if err != nil {

@@ -16,7 +16,7 @@ func (k *Kernel) PerCPU(name string, cpu int) (Addr, error) {
 		return 0, fmt.Errorf("%w: CPU %d", ErrNoSymbol, cpu)
 	}
 	var variable Addr
-	if off, _, err := k.types.PerCPU(name); err == nil {
+	if off, _, err := k.types.PerCPU(name); err == nil && k.perCPUStart != 0 {
 		variable = k.perCPUStart + Addr(off)
 	} else if variable, err = k.Symbol(name); err != nil {
 		return 0, err
@@ -34,6 +34,33 @@ func (k *Kernel) PerCPU(name string, cpu int) (Addr, error) {
 		return 0, corrupt(a, "__per_cpu_offset", "CPU %d has no area", cpu)
 	}
 	return a, nil
+}
+
+// perCPUBase returns __per_cpu_start, that per-CPU offsets count from. A kernel
+// without symbols of variables exports some per-CPU ones, of which the types say how
+// far they are from it.
+func (k *Kernel) perCPUBase() (Addr, error) {
+	a, err := k.Symbol("__per_cpu_start")
+	if err == nil {
+		return a, nil
+	}
+	var base Addr
+	for _, name := range []string{"kstat", "kernel_cpustat"} {
+		v, e := k.Symbol(name)
+		if e != nil {
+			return 0, err
+		}
+		off, _, e := k.types.PerCPU(name)
+		if e != nil {
+			return 0, err
+		}
+		if b := v - Addr(off); base != 0 && b != base {
+			return 0, corrupt(v, name, "per-CPU variables begin at %s or %s", base, b)
+		} else {
+			base = b
+		}
+	}
+	return base, nil
 }
 
 // OnlineCPUs returns the numbers of the CPUs that the guest has brought up.

@@ -52,8 +52,11 @@ func (r *PtRegs) plausible() bool {
 // UserRegs returns the user-mode registers of a thread that is in the kernel, which
 // every thread is that is not running. They are meaningless while the thread is on
 // a CPU in user mode; the error then wraps ErrCorrupt or is nil by chance, so hold
-// the thread first. Source: arch/x86/include/asm/processor.h:task_pt_regs.
+// the thread first. It wraps ErrArch on another architecture than x86-64. Source: arch/x86/include/asm/processor.h:task_pt_regs.
 func (t *Task) UserRegs() (*PtRegs, error) {
+	if err := t.k.onlyX86("registers"); err != nil {
+		return nil, err
+	}
 	if t.IsKernelThread() {
 		return nil, fmt.Errorf("pid %d (%s): %w", t.PID, t.Comm, ErrNoMM)
 	}
@@ -102,6 +105,9 @@ var threadStateLayout = LayoutOf[ThreadState]("thread_struct")
 // ThreadState reads t's segment bases and TLS descriptors. They are up to date
 // only while t is off the CPU. Source: arch/x86/kernel/process_64.c:save_fsgs.
 func (t *Task) ThreadState() (*ThreadState, error) {
+	if err := t.k.onlyX86("thread state"); err != nil {
+		return nil, err
+	}
 	off, err := t.k.offsetOf("task_struct", "thread")
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -244,4 +245,49 @@ func compareMountinfo(d differences, t *kernel.Task, p *schedTask) (complete int
 	}
 	d.equal(at, strings.Join(got, "\n"), strings.Join(want, "\n"))
 	return complete
+}
+
+// compareNamespaces compares owners, parents and inhabitants of all namespaces that
+// the guest knows of.
+func compareNamespaces(d differences, k *kernel.Kernel, dump *schedDump) (found int) {
+	all, err := k.NamespaceList()
+	if err != nil {
+		d.add("namespaces: %v", err)
+	}
+	byName := map[string]*kernel.NamespaceInfo{}
+	for _, n := range all {
+		byName[n.String()] = n
+	}
+	for name, want := range dump.NS {
+		if strings.HasPrefix(name, "pipe") || strings.HasPrefix(name, "anon") {
+			continue
+		}
+		n := byName[name]
+		if n == nil {
+			d.add("%s was not found", name)
+			continue
+		}
+		found++
+		d.equal(name+" owner", n.Owner, want.UserNS)
+		d.equal(name+" parent", n.Parent, want.Parent)
+		if want.Owner != nil && n.Kind == "user" {
+			u, err := k.UserNSAt(n.Addr)
+			if err != nil {
+				d.add("%s: %v", name, err)
+				continue
+			}
+			d.equal(name+" owner uid", u.Owner, *want.Owner)
+		}
+	}
+	for tid, p := range dump.Tasks {
+		for kind, link := range p.NS {
+			if link == "" || strings.HasSuffix(kind, "_for_children") || byName[link] == nil {
+				continue
+			}
+			if !slices.Contains(byName[link].Tasks, tid) && p.Comm != "agent\n" && !strings.HasPrefix(p.Comm, "kworker") {
+				d.add("%s: thread %d is missing", link, tid)
+			}
+		}
+	}
+	return found
 }

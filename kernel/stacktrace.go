@@ -73,7 +73,7 @@ type inactiveTaskFrame struct {
 }
 
 type threadSP struct {
-	SP Addr `k:"thread.sp"`
+	SP Addr `k:"thread.sp,opt"`
 }
 
 var (

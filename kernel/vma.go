@@ -178,17 +178,39 @@ func (m *MM) SpecialName(v *VMA) (string, error) {
 	if v.File != 0 || v.Ops == 0 || v.Private == 0 {
 		return "", nil
 	}
-	for _, ops := range []string{"special_mapping_vmops", "legacy_special_mapping_vmops"} {
-		if a, err := m.k.Symbol(ops); err != nil || a != v.Ops {
-			continue
-		}
-		s, err := vmSpecialMappingLayout.Load(m.k, v.Private)
-		if err != nil {
-			return "", fmt.Errorf("special mapping at %s: %w", v.Start, err)
-		}
-		return m.k.CString(s.Name, 64)
+	if special, err := m.k.specialOps(v.Ops); !special {
+		return "", err
 	}
-	return "", nil
+	s, err := vmSpecialMappingLayout.Load(m.k, v.Private)
+	if err != nil {
+		return "", fmt.Errorf("special mapping at %s: %w", v.Start, err)
+	}
+	return m.k.CString(s.Name, 64)
+}
+
+type vmOps struct {
+	Name Addr `k:"name"`
+}
+
+var vmOpsLayout = LayoutOf[vmOps]("vm_operations_struct")
+
+// specialOps says whether ops is one of the two tables of functions for special
+// mappings. Kernels without symbols of variables have one of its functions.
+func (k *Kernel) specialOps(ops Addr) (bool, error) {
+	for _, name := range []string{"special_mapping_vmops", "legacy_special_mapping_vmops"} {
+		if a, err := k.Symbol(name); err == nil && a == ops {
+			return true, nil
+		}
+	}
+	if _, err := k.Symbol("special_mapping_vmops"); err == nil {
+		return false, nil
+	}
+	name, err := k.Symbol("special_mapping_name")
+	if err != nil {
+		return false, nil
+	}
+	o, err := vmOpsLayout.Load(k, ops)
+	return err == nil && o.Name == name, err
 }
 
 type vdsoImage struct {

@@ -68,6 +68,7 @@ func (a *app) rootCommand() *cobra.Command {
 
 	root.AddCommand(
 		a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(),
+		a.stackCommand(), a.cgroupsCommand(), a.nsCommand(), a.mountsCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand(),
 		a.signalCommand(),
 		a.sendCommand("stop", "Stop a process, as SIGSTOP does", signal.Stop),

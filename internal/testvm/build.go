@@ -125,6 +125,12 @@ func (b *builder) base(ctx context.Context) error {
 	defer os.RemoveAll(tmp)
 	b.say("debootstrap")
 	root := filepath.Join(tmp, "root")
+	if b.Arch != "" {
+		if err := b.foreignBase(ctx, tmp, root); err != nil {
+			return err
+		}
+		return os.Rename(filepath.Join(tmp, "base.tar"), dst)
+	}
 	script := `set -e
 debootstrap --variant=minbase --include="$3" "$1" "$2"
 umount "$2/sys" "$2/proc" 2>/dev/null || true
@@ -192,13 +198,16 @@ func (b *builder) install(ctx context.Context, root, src string) error {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w",
 		"-o", filepath.Join(opt, "agent"), "./internal/testvm/agent")
 	build.Dir = src
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=-mod=mod", "GOWORK=off")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.arch(), "GOFLAGS=-mod=mod", "GOWORK=off")
 	if err := runQuiet(build); err != nil {
 		return err
 	}
 	programs, err := filepath.Glob(filepath.Join(src, "internal/testvm/programs/*.c"))
 	if err != nil {
 		return err
+	}
+	if b.Arch != "" {
+		programs = nil // no compiler for it
 	}
 	for _, c := range programs {
 		exe := filepath.Join(opt, strings.TrimSuffix(filepath.Base(c), ".c"))

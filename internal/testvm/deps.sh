@@ -6,6 +6,7 @@ packages=
 need() { command -v "$1" >/dev/null 2>&1 || packages="$packages $2"; }
 PATH=$PATH:/usr/sbin:/sbin
 need qemu-system-x86_64 qemu-system-x86
+need qemu-system-aarch64 qemu-system-arm
 need debootstrap debootstrap
 need mke2fs e2fsprogs
 need gcc gcc

@@ -34,6 +34,10 @@ var kernels = []Kernel{
 	{"sid-cloud", "amd64", "sid", "linux-image-cloud-amd64", "bookworm"},
 	{"sid-generic", "amd64", "sid", "linux-image-amd64", "bookworm"},
 	{"sid-rt", "amd64", "sid", "linux-image-rt-amd64", "bookworm"},
+	{"bullseye-arm64", "arm64", "bullseye", "linux-image-cloud-arm64", "bookworm-arm64"},
+	{"bookworm-arm64", "arm64", "bookworm", "linux-image-cloud-arm64", "bookworm-arm64"},
+	{"trixie-arm64", "arm64", "trixie", "linux-image-cloud-arm64", "bookworm-arm64"},
+	{"sid-arm64", "arm64", "sid", "linux-image-cloud-arm64", "bookworm-arm64"},
 }
 
 var (
@@ -81,7 +85,7 @@ func findKernel(name string) (Kernel, error) {
 // own says whether the kernel is the one that the image of its suite is built with.
 func (k Kernel) own() bool {
 	s, err := findSuite(k.Suite)
-	return err == nil && k.Release == k.Suite && slices.Contains(s.Packages, k.Package)
+	return err == nil && k.Release == s.release() && slices.Contains(s.Packages, k.Package)
 }
 
 // baseKey names what is kept of the packages, key the files that a guest boots from.

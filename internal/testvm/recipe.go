@@ -19,7 +19,8 @@ var sources embed.FS
 
 // Suite is one kind of guest: a Debian release.
 type Suite struct {
-	Name     string   // of the release, as debootstrap knows it
+	Name     string   // of the release, as debootstrap knows it; of an Arch, with it behind a hyphen
+	Arch     string   // Debian's name of an architecture that is not this machine's; see foreign.go
 	Packages []string // installed beside those of debootstrap's minbase
 	Modules  []string // that the kernel needs before it can mount /dev/vda
 }
@@ -34,15 +35,30 @@ var commonPackages = []string{
 var suites = []Suite{
 	{Name: "bookworm", Packages: commonPackages, Modules: []string{"virtio_pci", "virtio_blk"}},
 	{Name: "trixie", Packages: append([]string{"python3-pycriu"}, commonPackages...), Modules: []string{"virtio_pci", "virtio_blk"}},
+	{Name: "bookworm-arm64", Arch: "arm64", Packages: foreignPackages, Modules: []string{"virtio_pci", "virtio_blk"}},
 }
 
-// Suites returns the names of the guests that can be built.
+// Suites returns the names of the guests that can be built, those of other
+// architectures left out.
 func Suites() []string {
 	var names []string
 	for _, s := range suites {
-		names = append(names, s.Name)
+		if s.Arch == "" {
+			names = append(names, s.Name)
+		}
 	}
 	return names
+}
+
+// release is the name of Debian's release.
+func (s Suite) release() string { return strings.TrimSuffix(s.Name, "-"+s.Arch) }
+
+// arch is Debian's name of the architecture.
+func (s Suite) arch() string {
+	if s.Arch == "" {
+		return "amd64"
+	}
+	return s.Arch
 }
 
 func findSuite(name string) (Suite, error) {

@@ -76,7 +76,7 @@ func (vm *VM) start(ctx context.Context, img *Image) error {
 		_ = os.RemoveAll(private)
 		return err
 	}
-	if vm.qemu, err = startChild("qemu-system-x86_64", qemuArgs(vm.config, img, vm.files)); err != nil {
+	if vm.qemu, err = startChild(qemu(vm.config.arch()), qemuArgs(vm.config, img, vm.files)); err != nil {
 		return err
 	}
 	if vm.conn, err = vm.dial(ctx, vm.files.agent()); err != nil {
@@ -158,6 +158,16 @@ func (vm *VM) RAMPath() string {
 		return ""
 	}
 	return vm.files.ram
+}
+
+// RAMTarget returns what vmi.Open takes for the guest's RAM, or "" if it is anonymous:
+// RAMPath, and for an arm64 guest where it begins.
+func (vm *VM) RAMTarget() string {
+	path := vm.RAMPath()
+	if path != "" && vm.config.arch() == "arm64" {
+		path += "?base=1G"
+	}
+	return path
 }
 
 // QMPSocket returns the monitor socket meant for the code under test. QEMU serves

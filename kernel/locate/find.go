@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
+	"github.com/ovmigrate/ovmigrate/kernel/symbols"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
@@ -28,7 +30,7 @@ type finder struct {
 	o      *Options
 	log    *slog.Logger
 
-	sysmap []byte
+	symfile *symbols.Table // given by the user, at the addresses of its file
 
 	nmapped int // candidates whose page tables fit
 	mu      sync.Mutex
@@ -70,7 +72,7 @@ func (f *finder) find() (*Guest, error) {
 
 // same says whether two finds are one kernel.
 func (g *Guest) same(o *Guest) bool {
-	return g.PhysBase == o.PhysBase && g.VirtBase == o.VirtBase && g.Root == o.Root
+	return g.PhysBase == o.PhysBase && g.ARM64 == o.ARM64 && g.VirtBase == o.VirtBase && g.Root == o.Root
 }
 
 func (f *finder) reject(who string, err error) {
@@ -153,20 +155,15 @@ func (f *finder) fromInfo(c candidate) (*Guest, error) {
 	if g.Release, err = v.String("OSRELEASE"); err != nil {
 		return nil, err
 	}
-	if _, err := v.Number("kimage_voffset"); err == nil {
-		return nil, fmt.Errorf("%s is an arm64 kernel, which is not supported yet", g.Release)
-	}
 	if g.KASLROffset, err = v.KernelOffset(); err != nil {
 		return nil, err
 	}
-	if g.PhysBase, err = v.Number("phys_base"); err != nil {
+	fromArch, says := g.fromInfoX86, "phys_base"
+	if _, err := v.Number("kimage_voffset"); err == nil {
+		fromArch, says = g.fromInfoARM64, "kimage_voffset"
+	}
+	if err := fromArch(); err != nil {
 		return nil, err
-	}
-	if l5, err := v.Number("pgtable_l5_enabled"); err == nil && l5 == 1 {
-		g.Levels = 5
-	}
-	if mask, err := v.Number("sme_mask"); err == nil {
-		g.EncMask = uint64(mask)
 	}
 	stext, err := v.Symbol("_stext")
 	if err != nil {
@@ -189,21 +186,40 @@ func (f *finder) fromInfo(c candidate) (*Guest, error) {
 	if f.nmapped++; f.nmapped > 2*maxMapped {
 		return nil, errTooMany
 	}
-	g.step("vmcoreinfo", where, fmt.Sprintf("page tables at %#x map _stext %#x to %#x as phys_base says",
-		uint64(g.Root), stext, uint64(img.phys(stext))))
+	g.step("vmcoreinfo", where, fmt.Sprintf("page tables at %#x map _stext %#x to %#x as %s says",
+		uint64(g.Root), stext, uint64(img.phys(stext)), says))
 	if err := f.symbols(g, img, stext, root); err != nil {
 		return nil, err
 	}
 	return g, f.finish(g, img)
 }
 
-// image returns the mapping of g's kernel image.
-func (f *finder) image(g *Guest) space {
-	return space{mem: f.mem, viewer: f.viewer, delta: startKernelMap - uint64(g.PhysBase)}
+// fromInfoX86 is the part of fromInfo that belongs to an x86-64 kernel.
+func (g *Guest) fromInfoX86() (err error) {
+	v := g.VMCoreInfo
+	if g.PhysBase, err = v.Number("phys_base"); err != nil {
+		return err
+	}
+	if l5, err := v.Number("pgtable_l5_enabled"); err == nil && l5 == 1 {
+		g.Levels = 5
+	}
+	if mask, err := v.Number("sme_mask"); err == nil {
+		g.EncMask = uint64(mask)
+	}
+	return nil
 }
 
-// mapped sets g.Root and checks that its page tables have _stext where phys_base
-// puts it: two sources that know nothing of each other.
+// image returns the mapping of g's kernel image.
+func (f *finder) image(g *Guest) space {
+	delta := startKernelMap - uint64(g.PhysBase)
+	if g.Arch == paging.ARM64 {
+		delta = g.ARM64.ImageOffset
+	}
+	return space{mem: f.mem, viewer: f.viewer, delta: delta}
+}
+
+// mapped sets g.Root and checks that its page tables have _stext where the image's
+// place puts it: two sources that know nothing of each other.
 func (f *finder) mapped(g *Guest, img space, stext, root uint64) error {
 	want, ok := g.ImagePhys(stext)
 	if !ok {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/kernel/symbols"
 )
 
@@ -17,10 +18,10 @@ const (
 	bannerTag = "Linux version "
 )
 
-// readSystemMap keeps the file for every candidate.
-func (f *finder) readSystemMap() error {
+// readSystemMap keeps the symbols for every candidate.
+func (f *finder) readSystemMap() (err error) {
 	const limit = 64 << 20
-	if f.o.SystemMap == nil {
+	if f.symfile = f.o.Symbols; f.symfile != nil || f.o.SystemMap == nil {
 		return nil
 	}
 	b, err := io.ReadAll(io.LimitReader(f.o.SystemMap, limit+1))
@@ -30,7 +31,9 @@ func (f *finder) readSystemMap() error {
 	if len(b) > limit {
 		return fmt.Errorf("symbol file: %w: larger than %d MiB", symbols.ErrFormat, limit>>20)
 	}
-	f.sysmap = b
+	if f.symfile, err = symbols.ParseSystemMap(bytes.NewReader(b), 0); err != nil {
+		return fmt.Errorf("symbol file: %w", err)
+	}
 	return nil
 }
 
@@ -38,6 +41,9 @@ func (f *finder) readSystemMap() error {
 // and newer), else by its content.
 func (f *finder) symbols(g *Guest, img space, stext, root uint64) error {
 	known := map[string]uint64{"_stext": stext, "init_top_pgt": root}
+	if g.Arch == paging.ARM64 {
+		known = map[string]uint64{"_stext": stext, "swapper_pg_dir": root}
+	}
 	if uts, err := g.VMCoreInfo.Symbol("init_uts_ns"); err == nil {
 		known["init_uts_ns"] = uts
 	}
@@ -50,8 +56,8 @@ func (f *finder) symbols(g *Guest, img space, stext, root uint64) error {
 		return true
 	}
 	const agreed = "_stext and other addresses are those of VMCOREINFO"
-	if f.sysmap != nil {
-		return f.openSystemMap(g, check, agreed)
+	if f.symfile != nil {
+		return f.useSymbolFile(g, check, agreed)
 	}
 	if a, ok := kallsymsAddrs(g.VMCoreInfo); ok {
 		t, layout, err := symbols.Open(img.read, a, check)
@@ -69,16 +75,13 @@ func (f *finder) symbols(g *Guest, img space, stext, root uint64) error {
 	return f.searchSymbols(g, img, b, stext, check, agreed)
 }
 
-func (f *finder) openSystemMap(g *Guest, check func(*symbols.Table) bool, checked string) error {
-	t, err := symbols.ParseSystemMap(bytes.NewReader(f.sysmap), g.KASLROffset)
-	if err != nil {
-		return fmt.Errorf("symbol file: %w", err)
-	}
+func (f *finder) useSymbolFile(g *Guest, check func(*symbols.Table) bool, checked string) error {
+	t := f.symfile.Slid(g.KASLROffset)
 	if !check(t) {
-		return errors.New("the System.map belongs to another kernel: its addresses differ")
+		return errors.New("the symbol file belongs to another kernel: its addresses differ")
 	}
 	g.Symbols = t
-	g.step("symbols", "System.map", checked)
+	g.step("symbols", "file", checked)
 	return nil
 }
 
@@ -131,6 +134,26 @@ func kallsymsAddrs(v VMCoreInfo) (a symbols.Addrs, ok bool) {
 
 // finish checks what the symbols lead to, and reads version, notes and types.
 func (f *finder) finish(g *Guest, img space) error {
+	finishArch := f.finishX86
+	if g.Arch == paging.ARM64 {
+		finishArch = f.finishARM64
+	}
+	if err := finishArch(g, img); err != nil {
+		return err
+	}
+	if err := f.banner(g, img); err != nil {
+		return err
+	}
+	if err := f.uts(g, img); err != nil {
+		return err
+	}
+	f.attachInfo(g)
+	f.btf(g, img)
+	return nil
+}
+
+// finishX86 is the part of finish that belongs to an x86-64 kernel.
+func (f *finder) finishX86(g *Guest, img space) error {
 	text, ok := g.Symbols.Lookup("_text")
 	if !ok {
 		text = textBase + g.KASLROffset
@@ -149,14 +172,6 @@ func (f *finder) finish(g *Guest, img space) error {
 		}
 		g.step(fmt.Sprintf("phys_base %#x", g.PhysBase), "place of the kernel image", "the variable phys_base says the same")
 	}
-	if err := f.banner(g, img); err != nil {
-		return err
-	}
-	if err := f.uts(g, img); err != nil {
-		return err
-	}
-	f.attachInfo(g)
-	f.btf(g, img)
 	return nil
 }
 

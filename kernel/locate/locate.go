@@ -13,8 +13,9 @@
 // phys_base must say what was computed, the version must be the same in the banner,
 // in a variable and in VMCOREINFO. [Guest.Found] records each step.
 //
-// This is x86-64 today. What differs by architecture is how [Find] comes from
-// VMCOREINFO to [Guest.Tables] and [Guest.ImagePhys].
+// Kernels are x86-64 or arm64; which, they say themselves: VMCOREINFO has other keys.
+// What differs is how [Find] comes from it to [Guest.Tables] and [Guest.ImagePhys]. An
+// arm64 kernel is found by VMCOREINFO only.
 package locate
 
 import (
@@ -40,12 +41,14 @@ type Guest struct {
 	// Release is what uname -r prints; Banner the first line of the kernel log.
 	Release, Banner string
 
+	Arch        paging.Arch
 	VirtBase    uint64 // virtual address of _text
 	KASLROffset uint64 // distance of _text from where it was linked; 0 with nokaslr
-	PhysBase    int64  // phys_base: see ImagePhys
+	PhysBase    int64  // x86-64's phys_base: see ImagePhys
+	ARM64       ARM64  // arm64's mappings
 
-	Root    vmi.Phys // init_top_pgt, the kernel's own top-level page table
-	Levels  int      // 4 or 5
+	Root    vmi.Phys // init_top_pgt or swapper_pg_dir, the kernel's own top-level page table
+	Levels  int      // 4 or 5; 3 on an arm64 with 39 bits of virtual address
 	EncMask uint64   // sme_mask, 0 in a guest whose memory is not encrypted
 
 	Symbols    *symbols.Table
@@ -70,6 +73,9 @@ type Options struct {
 	// without CONFIG_KALLSYMS. Its addresses are those of the file; it must
 	// belong to the very kernel that runs, which is checked.
 	SystemMap io.Reader
+
+	// Symbols is the same, read already: of a vmlinux, say. It has precedence.
+	Symbols *symbols.Table
 
 	Logger *slog.Logger // nil: no log
 }
@@ -98,13 +104,21 @@ type Sparse interface {
 // Tables returns the kernel's own page tables: they map the kernel image, the
 // direct map, vmalloc, vmemmap and modules, and no process.
 func (g *Guest) Tables(mem vmi.Memory) paging.Tables {
-	return paging.Tables{Mem: mem, Root: g.Root, Levels: g.Levels, EncMask: g.EncMask}
+	t := paging.Tables{Mem: mem, Root: g.Root, Levels: g.Levels, EncMask: g.EncMask}
+	if g.Arch == paging.ARM64 {
+		t.Format, t.Upper, t.PhysBits = g.ARM64.Format, true, g.ARM64.PhysBits
+		t.LPA2 = g.Levels == 5 // 52 bits with pages of 4 KiB take LPA2
+	}
+	return t
 }
 
 // ImagePhys returns the guest-physical address behind a virtual address of the
-// kernel image: va - 0xffffffff80000000 + phys_base, without a page walk. ok is
-// false outside the 1 GiB that the image may lie in.
+// kernel image, without a page walk: va - 0xffffffff80000000 + phys_base, or on arm64
+// va - kimage_voffset. ok is false outside the 1 GiB that the image may lie in.
 func (g *Guest) ImagePhys(va uint64) (pa vmi.Phys, ok bool) {
+	if g.Arch == paging.ARM64 {
+		return vmi.Phys(va - g.ARM64.ImageOffset), va >= g.VirtBase && va-g.VirtBase < imageSpace
+	}
 	if va < startKernelMap || va-startKernelMap >= imageSpace {
 		return 0, false
 	}

@@ -25,7 +25,8 @@ func (f *finder) running(kernels []*Guest) (*Guest, error) {
 	}
 	var names []string
 	for _, k := range kernels {
-		names = append(names, fmt.Sprintf("%s at %#x", k.Release, k.VirtBase-startKernelMap+uint64(k.PhysBase)))
+		at, _ := k.ImagePhys(k.VirtBase)
+		names = append(names, fmt.Sprintf("%s at %#x", k.Release, uint64(at)))
 	}
 	return nil, fmt.Errorf("%w: %s", ErrAmbiguous, strings.Join(names, ", "))
 }

@@ -117,8 +117,8 @@ func (f *finder) openSymbols(g *Guest, img space, m imageMap) error {
 		return ok && text == m.text
 	}
 	const checked = "_text is where page tables have it"
-	if f.sysmap != nil {
-		return f.openSystemMap(g, check, checked)
+	if f.symfile != nil {
+		return f.useSymbolFile(g, check, checked)
 	}
 	b, err := f.imageBytes(img, m.rodata, m.end)
 	if err != nil {

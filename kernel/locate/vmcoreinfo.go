@@ -104,6 +104,9 @@ func (v VMCoreInfo) Number(name string) (int64, error) {
 	return 0, &MissingKeyError{Key: key, Value: s}
 }
 
+// PageSize returns PAGESIZE, the size of a page in bytes.
+func (v VMCoreInfo) PageSize() (uint64, error) { return v.decimal("PAGESIZE") }
+
 // KernelOffset returns KERNELOFFSET: how far the kernel's virtual addresses are
 // from those it was linked at.
 func (v VMCoreInfo) KernelOffset() (uint64, error) { return v.hex("KERNELOFFSET") }

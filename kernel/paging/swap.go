@@ -48,16 +48,19 @@ func (c SwapConfig) Kind(swapType uint8) Kind {
 
 // SwapType returns the swap type (0-31) of an entry that is not present: the
 // index of the swap file, or one of the special types.
-func (e Entry) SwapType() uint8 { return uint8(e.Raw >> 59) }
+func (e Entry) SwapType() uint8 { return e.Format.decoder().swapType(e.Raw) }
 
 // SwapOffset returns the swap offset of an entry that is not present: a page of
-// the swap file, or for special types what they define (__swp_offset, which the
-// kernel stores inverted).
-func (e Entry) SwapOffset() uint64 { return ^e.Raw << 5 >> 14 }
+// the swap file, or for special types what they define (__swp_offset, which x86
+// stores inverted).
+func (e Entry) SwapOffset() uint64 { return e.Format.decoder().swapOff(e.Raw) }
+
+func swapTypeX86(raw uint64) uint8 { return uint8(raw >> 59) }
+func swapOffX86(raw uint64) uint64 { return ^raw << 5 >> 14 }
 
 // Exclusive says whether the swapped page belongs to this process alone
 // (pte_swp_exclusive, 5.19 and newer).
-func (e Entry) Exclusive() bool { return e.Kind == Swap && e.Raw&bitSwpExcl != 0 }
+func (e Entry) Exclusive() bool { return e.Kind == Swap && e.Raw&e.Format.decoder().exclusive != 0 }
 
 // Bits of MarkerBits, include/linux/swapops.h PTE_MARKER_*.
 const (
@@ -77,9 +80,15 @@ func (e Entry) MarkerBits() uint64 {
 // swapPFNMask returns the bits of a migration entry's offset that are the page
 // frame number. Above them 6.1 keeps the accessed and dirty bits
 // (include/linux/swapops.h SWP_PFN_BITS, from MAX_PHYSMEM_BITS).
-func swapPFNMask(levels int) uint64 {
-	if levels == 5 {
-		return 1<<(52-12) - 1
+func (t *Tables) swapPFNMask() uint64 {
+	bits := 46
+	switch {
+	case t.PhysBits >= 32 && t.PhysBits <= 52:
+		bits = t.PhysBits
+	case t.levels() == 5:
+		bits = 52
+	case t.Format.Arch() == ARM64:
+		bits = 48
 	}
-	return 1<<(46-12) - 1
+	return 1<<(bits-12) - 1
 }

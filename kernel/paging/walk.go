@@ -27,6 +27,7 @@ type walker struct {
 	bufs        [6]*[tableSize]byte
 	budget      uint64
 	depth       int // levels of the tree
+	first       int // index of the first entry of the top-level table in its page
 }
 
 // errStop ends a walk because fn returned false; it never leaves the package.
@@ -95,6 +96,9 @@ func (w *walker) table(tab *[tableSize]byte, level int, base uint64) error {
 	shift := shiftOf(level)
 	first, last := 0, entries-1
 	top := level == w.depth
+	if top {
+		last = w.topEntries() - 1
+	}
 	if !top {
 		// The parent made sure that the table overlaps [start, last].
 		if w.start > base {
@@ -105,21 +109,29 @@ func (w *walker) table(tab *[tableSize]byte, level int, base uint64) error {
 		}
 	}
 	if level == LevelPTE {
+		if w.Format != FormatX86 {
+			return w.leavesARM64(tab, first, last, base)
+		}
 		return w.leaves(tab, first, last, base)
 	}
+	skip := 0
+	if top {
+		skip = w.first
+	}
 	for i := first; i <= last; i++ {
-		raw := binary.LittleEndian.Uint64(tab[i*8 : i*8+8])
+		at := (skip + i) * 8
+		raw := binary.LittleEndian.Uint64(tab[at : at+8])
 		if raw == 0 {
 			continue
 		}
 		va := base + uint64(i)<<shift
 		if top {
-			va = signExtend(va, level)
+			va = w.signExtend(va)
 			if va+(1<<shift-1) < w.start || va > w.last {
 				continue
 			}
 		}
-		k := classify(level, raw)
+		k := w.classify(level, raw)
 		switch k {
 		case none:
 			continue
@@ -138,7 +150,7 @@ func (w *walker) table(tab *[tableSize]byte, level int, base uint64) error {
 
 // descendTo visits the table that raw points to, or yields raw as Bad.
 func (w *walker) descendTo(va, raw uint64, level int) error {
-	at := vmi.Phys(raw & addrMask &^ w.EncMask)
+	at := w.next(raw)
 	bad := false
 	for l := level + 1; l <= w.depth; l++ {
 		bad = bad || w.path[l] == at
@@ -152,7 +164,7 @@ func (w *walker) descendTo(va, raw uint64, level int) error {
 			return err
 		}
 	}
-	e := Entry{VA: va, Raw: raw, Size: 1 << shiftOf(level+1), PFN: uint64(at) >> 12, Kind: Bad, Level: uint8(level + 1)}
+	e := Entry{VA: va, Raw: raw, Size: 1 << shiftOf(level+1), PFN: uint64(at) >> 12, Kind: Bad, Level: uint8(level + 1), Format: w.Format}
 	if !w.fn(e) {
 		return errStop
 	}
@@ -175,7 +187,7 @@ func (w *walker) leaves(tab *[tableSize]byte, first, last int, base uint64) erro
 			}
 			continue
 		}
-		if k := classify(LevelPTE, raw); k != none {
+		if k := classifyX86(LevelPTE, raw); k != none {
 			if !fn(w.entry(va, raw, LevelPTE, k)) {
 				return errStop
 			}

@@ -198,6 +198,24 @@ func (t *Table) Until(end uint64) *Table {
 	return &u
 }
 
+// Slid returns a table with delta added to the kernel addresses among its addresses,
+// those in the upper half of the address space; per-CPU offsets stay. It is for tables
+// of files, whose addresses are those that the kernel was linked at.
+func (t *Table) Slid(delta uint64) *Table {
+	if t == nil || t.p == nil || t.k != nil || delta == 0 {
+		return t
+	}
+	p := *t.p
+	p.addrs = make([]uint64, len(t.p.addrs))
+	for i, a := range t.p.addrs {
+		if a>>63 != 0 {
+			a += delta
+		}
+		p.addrs[i] = a
+	}
+	return &Table{p: &p, end: t.end}
+}
+
 // Moved returns the table with delta added to every address. It is for a table
 // whose addresses are relative to its own place (7.0 and newer) and that was opened
 // elsewhere than where the kernel has it. The two share memory.

@@ -23,7 +23,7 @@ def ns(fd):
 out = {"tasks": {}, "ns": {}, "sys": {}, "cgroups": {}}
 def note(path):
     l = ln(path)
-    if l is None or ":[" not in l: return None
+    if l is None or l.split(":[")[0] not in ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"): return None
     if l not in out["ns"]:
         try:
             fd = os.open(path, os.O_RDONLY); out["ns"][l] = ns(fd); os.close(fd)

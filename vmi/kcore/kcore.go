@@ -162,13 +162,19 @@ func (f *File) visible(p []byte, a vmi.Phys) int {
 	if f.flags == nil {
 		return len(p)
 	}
+	var flags []byte // of all pages, read when there is one of zeros
+	first := a / vmi.PageSize
 	for n := 0; n < len(p); {
-		end := min(len(p), n+vmi.PageSize-int((a+vmi.Phys(n))%vmi.PageSize))
+		at := a + vmi.Phys(n)
+		end := min(len(p), n+vmi.PageSize-int(at%vmi.PageSize))
 		if zero(p[n:end]) {
-			var b [8]byte
-			page := int64((a + vmi.Phys(n)) / vmi.PageSize)
-			_, err := f.flags.ReadAt(b[:], page*8)
-			if err == nil && binary.NativeEndian.Uint64(b[:])&(kpfHWPoison|kpfNoPage|kpfOffline) != 0 {
+			if flags == nil {
+				flags = make([]byte, 8*((a+vmi.Phys(len(p)-1))/vmi.PageSize-first+1))
+				k, _ := f.flags.ReadAt(flags, int64(first)*8)
+				clear(flags[k:])
+			}
+			v := binary.NativeEndian.Uint64(flags[8*(at/vmi.PageSize-first):])
+			if v&(kpfHWPoison|kpfNoPage|kpfOffline) != 0 {
 				return n
 			}
 		}
