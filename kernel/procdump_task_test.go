@@ -180,7 +180,7 @@ func compareTimers(d differences, at func(string) string, t *kernel.Task, p *pro
 
 // sortTimers orders the timers of /proc/PID/timers, four lines each.
 func sortTimers(text string) string {
-	blocks := slices.Collect(slices.Chunk(strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n"), 4))
+	blocks := slices.Collect(slices.Chunk(slices.Collect(strings.Lines(text)), 4))
 	sort.Slice(blocks, func(i, j int) bool { return blocks[i][0] < blocks[j][0] })
 	return strings.TrimSpace(strings.Join(slices.Concat(blocks...), ""))
 }
