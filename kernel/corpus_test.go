@@ -31,7 +31,6 @@ var absent = []struct{ layout, kernel, reason string }{
 	{"mapleNodeLayout", "bullseye", "mappings are a list until 6.0"},
 	{"mapleTreeLayout", "bullseye", "mappings are a list until 6.0"},
 	{"fpstateLayout", "arm64", "x86 registers"},
-	{"mmLayout", "arm64", "its vDSO is described otherwise"},
 	{"ptRegsLayout", "arm64", "x86 registers"},
 	{"threadStateLayout", "arm64", "x86 registers"},
 	{"vdsoImageLayout", "arm64", "its vDSO is described otherwise"},
