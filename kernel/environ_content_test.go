@@ -179,7 +179,10 @@ func checkShmem(t *testing.T, z *zoo) {
 			large++
 		}
 	}
-	require.NotZero(t, large, "no large folio")
+	// Realtime kernels have no huge pages, and old ones an entry for each page of one.
+	if _, err := z.k.Types().Struct("folio"); err == nil && !strings.Contains(z.k.Release(), "-rt-") {
+		require.NotZero(t, large, "no large folio")
+	}
 
 	c, err = files[1].Inode.PageCache()
 	require.NoError(t, err)

@@ -38,6 +38,9 @@ var features = []feature{
 	{"page cache", checkPageCache},
 	{"other", checkMoreOfTheZoo},
 	{"modules and log", checkModules},
+	{"socket tables", network("namespaces", "tables")},
+	{"socket queues", network("options", "queues", "peers", "TCP")},
+	{"network devices", network("devices", "routes")},
 }
 
 // machine is a column of the matrix.

@@ -259,9 +259,6 @@ func compareNamespaces(d differences, k *kernel.Kernel, dump *schedDump) (found 
 		byName[n.String()] = n
 	}
 	for name, want := range dump.NS {
-		if strings.HasPrefix(name, "pipe") || strings.HasPrefix(name, "anon") {
-			continue
-		}
 		n := byName[name]
 		if n == nil {
 			d.add("%s was not found", name)

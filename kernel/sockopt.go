@@ -44,7 +44,7 @@ type sockOptFields struct {
 	RcvLowat   int32  `k:"sk_rcvlowat"`
 	UserLocks  uint8  `k:"sk_userlocks"`
 	NoCheckTx  bool   `k:"sk_no_check_tx"`
-	BusyPoll   uint32 `k:"sk_ll_usec"`
+	BusyPoll   uint32 `k:"sk_ll_usec,opt"`
 	Filter     Addr   `k:"sk_filter"`
 	PassCred   bool   `k:"sk_scm_credentials,opt"` // since 6.16; flags of the socket before
 	PassSec    bool   `k:"sk_scm_security,opt"`
@@ -84,12 +84,12 @@ const (
 	inetFlagTTL       = 1 << 1
 	inetFlagTOS       = 1 << 2
 	inetFlagOrigAddr  = 1 << 5
-	inetFlagRecvErr   = 1 << 8
-	inetFlagFreeBind  = 1 << 10
-	inetFlagHdrIncl   = 1 << 11
-	inetFlagMcastLoop = 1 << 12
-	inetFlagTransp    = 1 << 14
-	inetFlagNoPort    = 1 << 17
+	inetFlagRecvErr   = 1 << 9
+	inetFlagFreeBind  = 1 << 11
+	inetFlagHdrIncl   = 1 << 12
+	inetFlagMcastLoop = 1 << 13
+	inetFlagTransp    = 1 << 15
+	inetFlagNoPort    = 1 << 18
 )
 
 const (
