@@ -108,7 +108,7 @@ func checkSocketQueues(t *testing.T, z *netZoo) {
 		require.NoError(t, err, name)
 		if want.Recv != nil {
 			received++
-			compareQueue(t, name, h, s, all, want.Recv)
+			compareMessages(t, name, h, s, all, want.Recv)
 		}
 		if want.Send == nil {
 			return
@@ -131,7 +131,7 @@ func joined(all []kernel.Message) (b []byte) {
 	return b
 }
 
-func compareQueue(t *testing.T, name string, h netHolder, s *kernel.Socket, all []kernel.Message, want [][]byte) {
+func compareMessages(t *testing.T, name string, h netHolder, s *kernel.Socket, all []kernel.Message, want [][]byte) {
 	t.Helper()
 	if s.Type == kernel.SockStream { // pieces may be cut otherwise
 		got, wanted := joined(all), bytes.Join(want, nil)

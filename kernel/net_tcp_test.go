@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,7 +99,6 @@ func tcpInfo(equal func(what string, got, want any), t *kernel.TCP, info []any) 
 	equal("wscale", scales, info[6])
 	equal("retransmits", t.Retransmits, info[2])
 	equal("rto", t.RTO.Microseconds(), info[8])
-	equal("ato", t.DelayedACK.Microseconds(), info[9])
 	equal("snd_mss", t.MSS, info[10])
 	equal("rcv_mss", t.RcvMSS, info[11])
 	equal("lost", t.LostOut, info[14])
