@@ -39,7 +39,6 @@ var absent = []struct{ layout, kernel, reason string }{
 	{"tickSchedLayout", "sid", "idle times are with all others since 7.1"},
 	{"btfLayout", "bullseye", "modules have types since 5.11"},
 	{"btfModuleLayout", "bullseye", "modules have types since 5.11"},
-	{"mmLayout", "arm64", "its vDSO is described otherwise"},
 	{"ptRegsLayout", "arm64", "x86 registers"},
 	{"threadStateLayout", "arm64", "x86 registers"},
 	{"vdsoImageLayout", "arm64", "its vDSO is described otherwise"},

@@ -53,9 +53,7 @@ type machine struct {
 func machines() []machine {
 	var all []machine
 	for _, k := range testvm.Kernels() {
-		if k.Arch == "amd64" {
-			all = append(all, machine{k.Name, testvm.Config{Kernel: k.Name}})
-		}
+		all = append(all, machine{k.Name, testvm.Config{Kernel: k.Name}})
 	}
 	return append(
 		all,
@@ -63,6 +61,7 @@ func machines() []machine {
 		machine{"sid-generic nokaslr", testvm.Config{Kernel: "sid-generic", KernelArgs: "nokaslr"}},
 		machine{"bullseye-generic 5 levels", testvm.Config{Kernel: "bullseye-generic", CPU: "max,-cx16"}},
 		machine{"trixie-rt 5 levels", testvm.Config{Kernel: "trixie-rt", CPU: "max,-cx16"}},
+		machine{"trixie-arm64 52 bits", testvm.Config{Kernel: "trixie-arm64", CPU: "max,pauth-impdef=on"}},
 	)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 )
 
 // procThread is what the guest says of one thread.
@@ -221,7 +222,11 @@ func checkOpen(t *testing.T, z *zoo) {
 	g := z.k.Guest()
 	require.Equal(t, sh("uname -r"), z.k.Release())
 	require.Equal(t, sh("cat /proc/version"), g.Banner)
-	require.Equal(t, sh("grep -c -w la57 /proc/cpuinfo || :") != "0", g.Levels == 5)
+	fiveLevels := sh("grep -c -w la57 /proc/cpuinfo || :") != "0" // or an arm64 with 52 bits
+	if g.Arch != paging.X86_64 {
+		fiveLevels = strings.HasPrefix(z.vm.Config().CPU, "max")
+	}
+	require.Equal(t, fiveLevels, g.Levels == 5)
 	require.Len(t, g.BTF, func() int { n, _ := strconv.Atoi(sh("wc -c < /sys/kernel/btf/vmlinux")); return n }())
 
 	// The kernel's own list: modules and BPF programs have a fourth field.
@@ -235,6 +240,14 @@ func checkOpen(t *testing.T, z *zoo) {
 	for s := range g.Symbols.All() {
 		got = append(got, fmt.Sprintf("%016x %c %s", s.Addr, s.Type, s.Name))
 	}
-	require.Greater(t, len(want), 50_000)
+	require.Greater(t, len(want), 30_000)
+	if !slices.ContainsFunc(want, func(line string) bool { return strings.HasSuffix(line, " init_task") }) {
+		// The guest lists functions only; variables that it exports were found elsewhere.
+		known := map[string]bool{}
+		for _, line := range want {
+			known[line] = true
+		}
+		got = slices.DeleteFunc(got, func(line string) bool { return !known[line] })
+	}
 	require.True(t, slices.Equal(want, got), "symbols differ from /proc/kallsyms")
 }
