@@ -89,22 +89,22 @@ func (k *Kernel) bytesAt(a Addr, n int, buf []byte) ([]byte, error) {
 
 // ReadU64 returns the little-endian 64-bit word at a.
 func (k *Kernel) ReadU64(a Addr) (uint64, error) {
-	var b [8]byte
-	v, err := k.bytesAt(a, 8, b[:])
-	if err != nil {
-		return 0, err
+	if v := k.view(a, 8); v != nil {
+		return binary.LittleEndian.Uint64(v), nil
 	}
-	return binary.LittleEndian.Uint64(v), nil
+	var b [8]byte // escapes: not on the way above, which every list takes
+	_, err := k.ReadAt(b[:], a)
+	return binary.LittleEndian.Uint64(b[:]), err
 }
 
 // ReadU32 returns the little-endian 32-bit word at a.
 func (k *Kernel) ReadU32(a Addr) (uint32, error) {
-	var b [4]byte
-	v, err := k.bytesAt(a, 4, b[:])
-	if err != nil {
-		return 0, err
+	if v := k.view(a, 4); v != nil {
+		return binary.LittleEndian.Uint32(v), nil
 	}
-	return binary.LittleEndian.Uint32(v), nil
+	var b [4]byte
+	_, err := k.ReadAt(b[:], a)
+	return binary.LittleEndian.Uint32(b[:]), err
 }
 
 // ReadAddr returns the pointer at a.

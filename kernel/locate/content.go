@@ -57,7 +57,7 @@ func (f *finder) byContent() ([]*Guest, error) {
 					if tries.Add(1) > maxCandidates {
 						return true
 					}
-					g, err := f.fromTables(raw, a)
+					g, err := f.fromTables(raw, a, 0)
 					if err != nil {
 						f.reject(fmt.Sprintf("symbol table at %#x", a.TokenTable), err)
 						return false
@@ -78,8 +78,9 @@ func (f *finder) byContent() ([]*Guest, error) {
 
 var errNoBanner = errors.New("no linux_banner that fits its addresses")
 
-// fromTables follows a symbol table that lies at guest-physical addresses a.
-func (f *finder) fromTables(raw space, a symbols.Addrs) (*Guest, error) {
+// fromTables follows a symbol table that lies at guest-physical addresses a. banner is
+// where the kernel's banner lies, 0 if that is to be found out.
+func (f *finder) fromTables(raw space, a symbols.Addrs, banner uint64) (*Guest, error) {
 	t, layout, err := symbols.Open(raw.read, a, func(t *symbols.Table) bool { return plausible(t, a.TokenTable) })
 	if err != nil {
 		return nil, err
@@ -103,7 +104,7 @@ func (f *finder) fromTables(raw space, a symbols.Addrs) (*Guest, error) {
 		for n := range sym {
 			sym[n] += delta
 		}
-	} else if err := f.byBanner(g, raw, sym, a); err != nil {
+	} else if err := f.byBanner(g, raw, sym, a, banner); err != nil {
 		return nil, err
 	}
 	g.VirtBase = sym["_text"]
@@ -131,8 +132,9 @@ func plausible(t *symbols.Table, table uint64) bool {
 }
 
 // byBanner finds where the kernel lies: the symbol table says the banner's virtual
-// address, and the text itself is somewhere near the table.
-func (f *finder) byBanner(g *Guest, raw space, sym map[string]uint64, a symbols.Addrs) error {
+// address, and the text itself is at the address banner, or if that is 0 somewhere near
+// the table.
+func (f *finder) byBanner(g *Guest, raw space, sym map[string]uint64, a symbols.Addrs, banner uint64) error {
 	const near = 32 << 20
 	if sym["_text"] >= startKernelMap+imageSpace {
 		return fmt.Errorf("_text %#x is no address of a kernel image", sym["_text"])
@@ -143,7 +145,11 @@ func (f *finder) byBanner(g *Guest, raw space, sym map[string]uint64, a symbols.
 		return errNoBanner
 	}
 	from = max(from, uint64(r.Start))
-	b, err := raw.upTo(from, 2*near)
+	size := 2 * near
+	if banner != 0 {
+		from, size = banner, len(bannerTag)
+	}
+	b, err := raw.upTo(from, size)
 	if err != nil {
 		return err
 	}

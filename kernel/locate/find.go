@@ -50,7 +50,7 @@ func (f *finder) find() (*Guest, error) {
 		return nil, err
 	}
 	var kernels []*Guest
-	for _, rung := range []func() ([]*Guest, error){f.byTrampoline, f.byVMCoreInfo, f.byContent} {
+	for _, rung := range []func() ([]*Guest, error){f.byTrampoline, f.byRodata, f.byVMCoreInfo, f.byContent} {
 		var err error
 		if kernels, err = rung(); err != nil {
 			return nil, err
