@@ -39,7 +39,7 @@ func newMadeUp(t testing.TB, src types.Source, syms map[string]Addr) *madeUp {
 	return &madeUp{mem: mem, k: &Kernel{
 		mem: mem, types: src, guest: &locate.Guest{Symbols: symbols.New(list)},
 		tables: paging.Tables{Mem: mem, Root: madeUpSize - vmi.PageSize, Levels: 4},
-		linear: []linear{{madeUpBase, madeUpBase + madeUpSize, ^uint64(madeUpBase-1)}},
+		linear: []linear{{madeUpBase, madeUpBase + madeUpSize, ^uint64(madeUpBase) + 1}},
 	}}
 }
 
