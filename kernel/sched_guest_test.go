@@ -180,14 +180,14 @@ func compareAll(d differences, k *kernel.Kernel, before, after *schedDump) map[s
 	compareKernelStat(d, k, before, after)
 	n["cgroup files"] = compareHierarchies(d, k, before, after)
 	n["namespaces"] = compareNamespaces(d, k, before)
-	n["queued"] = compareQueue(d, k)
+	n["queued"] = compareRunQueue(d, k)
 	n["containers"] = compareContainers(d, k)
 	return n
 }
 
-// compareQueue checks the queue of the only CPU: it has the spinning processes of the
+// compareRunQueue checks the queue of the only CPU: it has the spinning processes of the
 // zoo, and as many others as the kernel counts.
-func compareQueue(d differences, k *kernel.Kernel) (queued int) {
+func compareRunQueue(d differences, k *kernel.Kernel) (queued int) {
 	rq, err := k.RunQueue(0)
 	if err != nil {
 		d.add("run queue: %v", err)
