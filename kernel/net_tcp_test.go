@@ -2,7 +2,6 @@ package kernel_test
 
 import (
 	"encoding/json"
-	"strings"
 	"testing"
 	"time"
 
