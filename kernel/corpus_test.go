@@ -35,8 +35,6 @@ var absent = []struct{ layout, kernel, reason string }{
 	{"fpstateLayout", "arm64", "x86 registers"},
 	{"inactiveTaskFrameLayout", "arm64", "x86 stacks"},
 	{"orcEntryLayout", "arm64", "x86 stacks"},
-	{"btfLayout", "bullseye", "modules have types since 5.11"},
-	{"btfModuleLayout", "bullseye", "modules have types since 5.11"},
 	{"ptRegsLayout", "arm64", "x86 registers"},
 	{"threadStateLayout", "arm64", "x86 registers"},
 	{"vdsoImageLayout", "arm64", "its vDSO is described otherwise"},

@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
