@@ -1,6 +1,6 @@
 # make demo    the main job, on this machine, from nothing
 # make test    everything, guests included: 'make deps guests' first, done by itself
-.PHONY: help deps guests test test-short lint demo bench clean clean-guests
+.PHONY: help deps guests test test-short test-debug lint demo bench clean clean-guests
 
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
@@ -10,6 +10,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo 'make test-short   unit tests with the race detector, no guests'
 	@echo 'make lint         vet, staticcheck, gofumpt, layers'
+	@echo 'make test-debug   DWARF against BTF over a whole kernel; downloads 300 MB'
 	@echo 'make guests       build the guest images (cached: $$OVM_CACHE or ~/.cache/ovmigrate)'
 	@echo 'make deps bench clean clean-guests'
 
@@ -26,6 +27,12 @@ test: deps lint test-short guests
 
 test-short: deps
 	$(GO) test -short -race ./...
+
+# Debug information of the guests' own kernel: a download of some 300 MB.
+test-debug: deps guests
+	@./internal/testvm/debugdeb.sh bin/debug
+	$(GO) test -count=1 -timeout 30m -v -run 'OfAKernel' ./kernel/types -args -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
+	$(GO) test -count=1 -timeout 30m -v -run 'InPlaceOfBTF' ./kernel -args -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
 
 lint:
 	$(GO) vet ./...

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/criuimg"
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 )
 
 // Errors to test for with errors.Is.
@@ -58,7 +59,8 @@ type Snapshot struct {
 // (signal.Freeze, signal.Stop, or a dump of the guest). It reads kernel structures
 // only, no page contents. Where it reads a live guest, pause it meanwhile
 // (vmi.Pauser). The error wraps ErrKernelThread, ErrExited, ErrInit,
-// kernel.ErrNoTask or kernel.ErrCorrupt; a process with refused issues is an
+// kernel.ErrNoTask, kernel.ErrCorrupt or, for a guest that is not x86-64,
+// kernel.ErrArch; a process with refused issues is an
 // *IssuesError.
 func Capture(ctx context.Context, k *kernel.Kernel, pid kernel.PID, o *Options) (*Snapshot, error) {
 	s, err := capture(ctx, k, pid, true, o.orDefault())
@@ -111,6 +113,9 @@ func capture(ctx context.Context, k *kernel.Kernel, pid kernel.PID, held bool, o
 // process returns the leader of the process that pid belongs to, if it can be
 // saved at all.
 func process(k *kernel.Kernel, pid kernel.PID) (*kernel.Task, error) {
+	if k.Arch() != paging.X86_64 {
+		return nil, fmt.Errorf("checkpoints are of x86-64 guests only: %w: this one is %v", kernel.ErrArch, k.Arch())
+	}
 	t, err := k.Task(pid)
 	if err != nil {
 		return nil, err

@@ -26,5 +26,10 @@
 // A read of a running guest is racy; pause the guest (vmi.Pauser) or hold the
 // process (package signal) where several reads must agree.
 //
+// A walk over a table of a running kernel, such as [Net.Sockets], finds everything
+// that stays in the table for as long as the walk takes. What comes or goes meanwhile
+// may be missed or seen in its last state; what is on its way out or has moved to
+// another namespace is dropped, and a chain that led into another one is read again.
+//
 // All types are safe for concurrent readers.
 package kernel

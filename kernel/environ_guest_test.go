@@ -7,12 +7,14 @@ import (
 	"maps"
 	"regexp"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/vmi"
 	_ "github.com/ovmigrate/ovmigrate/vmi/ramfile"
 )
@@ -24,21 +26,20 @@ var (
 	dumpProgram []byte
 )
 
+// guestTime bounds what a guest is asked to do; most of it takes seconds.
+const guestTime = 10 * time.Minute
+
 // zoo is a guest with a process for each thing that the tests look at.
 type zoo struct {
 	vm   *testvm.VM
 	k    *kernel.Kernel
 	pids map[string]kernel.PID // by function of zoo.py
+
+	differ   areas // what environment has found
+	compared int   // processes
 }
 
-// only is the zoo that eachZoo is about, if it is not nil.
-var only *zoo
-
 func eachZoo(t *testing.T, test func(t *testing.T, z *zoo)) {
-	if only != nil {
-		test(t, only)
-		return
-	}
 	for _, suite := range []string{"bookworm", "trixie"} {
 		t.Run(suite, func(t *testing.T) {
 			vm := testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=environ"})
@@ -47,29 +48,9 @@ func eachZoo(t *testing.T, test func(t *testing.T, z *zoo)) {
 	}
 }
 
-// TestKernels runs the tests of the zoo on all further kernels, one guest at a time.
-func TestKernels(t *testing.T) {
-	for _, k := range testvm.Kernels() {
-		if k.Arch != "amd64" || k.Release == k.Suite && strings.HasSuffix(k.Name, "-cloud") {
-			continue // the tests themselves boot the kernels of the suites
-		}
-		t.Run(k.Name, func(t *testing.T) {
-			only = startZoo(t, testvm.Start(t, testvm.Config{Kernel: k.Name}))
-			defer func() { only = nil }()
-			for name, test := range map[string]func(*testing.T){
-				"environment": TestEnvironment, "pipes": TestPipes, "ttys": TestTTYs, "pagecache": TestPageCache,
-				"shmem": TestShmem, "sockets": TestSockets, "more": TestMoreOfTheZoo, "hostile": TestHostileMemory,
-			} {
-				t.Run(name, test)
-			}
-			only.vm.CheckKernel(t)
-		})
-	}
-}
-
 func startZoo(t *testing.T, vm *testvm.VM) *zoo {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), guestTime)
 	defer cancel()
 	z := &zoo{vm: vm, pids: map[string]kernel.PID{}}
 	out, err := vm.Exec(ctx, "sh", "-c", "cat /root/zoo.log 2>/dev/null || true")
@@ -82,8 +63,9 @@ func startZoo(t *testing.T, vm *testvm.VM) *zoo {
 				t.Fatal(err)
 			}
 		}
-		// The counters write to a file that all of them share.
-		if out, err := vm.Exec(ctx, "sh", "-c", "/opt/ovm/busy.sh && pkill -STOP -x counter"); err != nil {
+		// The counters write to a file that all of them share. A guest of another
+		// architecture has none of these programs.
+		if out, err := vm.Exec(ctx, "sh", "-c", "[ ! -e /opt/ovm/counter ] || /opt/ovm/busy.sh && pkill -STOP -x counter || [ ! -e /opt/ovm/counter ]"); err != nil {
 			t.Fatalf("busy.sh: %v\n%s", err, out)
 		}
 		if _, err := vm.StartProcess(ctx, testvm.Process{Argv: []string{"python3", "/root/zoo.py"}, Stdout: "/root/zoo.log", Dir: "/root"}); err != nil {
@@ -104,7 +86,7 @@ func startZoo(t *testing.T, vm *testvm.VM) *zoo {
 		pid, _ := strconv.Atoi(string(m[2]))
 		z.pids[string(m[1])] = kernel.PID(pid)
 	}
-	mem, err := vmi.Open(ctx, vm.RAMPath(), nil)
+	mem, err := vmi.Open(ctx, vm.RAMTarget(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +99,7 @@ func startZoo(t *testing.T, vm *testvm.VM) *zoo {
 
 func (z *zoo) dump(t *testing.T) *procDump {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), guestTime)
 	defer cancel()
 	out, err := z.vm.Exec(ctx, "python3", "/root/dump.py")
 	if err != nil {
@@ -130,46 +112,79 @@ func (z *zoo) dump(t *testing.T) *procDump {
 	return d
 }
 
-// TestEnvironment compares files, paths, mounts, credentials, namespaces, cgroups,
-// mappings and strings of every process of a busy guest with the guest's own /proc,
-// field by field. The guest runs meanwhile: a process that differs is looked at
-// again, and fails if it differs every time.
-func TestEnvironment(t *testing.T) {
-	eachZoo(t, func(t *testing.T, z *zoo) {
-		var compared int
-		failing := map[kernel.PID]differences{}
-		for round := range 4 {
-			dump := z.dump(t)
-			if round == 0 {
-				compared = len(dump.Tasks)
-				for pid := range dump.Tasks {
-					failing[pid] = nil
-				}
+// environment compares every process of a busy guest with the guest's own /proc,
+// field by field, and returns what differs by what it is about. The guest runs
+// meanwhile: a process that differs is looked at again, and counts if it differs
+// every time. The comparison is made once a guest.
+func (z *zoo) environment(t *testing.T) areas {
+	t.Helper()
+	if z.differ != nil {
+		return z.differ
+	}
+	failing := map[kernel.PID]areas{}
+	var extra map[kernel.PID]bool // found, but not by the guest
+	for round := range 4 {
+		dump := z.dump(t)
+		if round == 0 {
+			z.compared = len(dump.Tasks)
+			for pid := range dump.Tasks {
+				failing[pid] = nil
 			}
-			for pid := range failing {
-				delete(failing, pid)
-				p := dump.Tasks[pid]
-				if p == nil {
-					continue // has exited
-				}
-				if p.Comm == "agent\n" {
-					p.FDs = nil // differ while the dump is being made
-				}
-				if d := compareProcess(z.k, pid, p, dump); len(d) > 0 {
-					failing[pid] = d
-				}
+		}
+		for pid := range failing {
+			delete(failing, pid)
+			p := dump.Tasks[pid]
+			if p == nil {
+				continue // has exited
 			}
-			if len(failing) == 0 {
-				break
+			if p.Comm == "agent\n" {
+				p.FDs, p.Threads = nil, nil // differ while the dump is being made
 			}
-			time.Sleep(300 * time.Millisecond)
+			if a := compareProcess(z.k, pid, p, dump); a.drop() {
+				failing[pid] = a
+			}
 		}
-		for pid := range maps.Keys(failing) {
-			failing[pid].report(t)
+		if extra = z.extra(t, dump, extra); len(failing)+len(extra) == 0 {
+			break
 		}
-		if compared < 150 {
-			t.Errorf("the guest has only %d processes", compared)
+		time.Sleep(300 * time.Millisecond)
+	}
+	z.differ = areas{}
+	for _, a := range failing {
+		for name, d := range a {
+			maps.Copy(z.differ.of(name), d)
 		}
-		t.Logf("%d processes of %s", compared, z.k.Release())
-	})
+	}
+	for pid := range extra {
+		z.differ.of("tasks").add("pid %d: the guest has it not", pid)
+	}
+	return z.differ
+}
+
+// extra returns the processes that are listed, but not by the guest; with those of
+// an earlier call, only what was so then, too.
+func (z *zoo) extra(t *testing.T, dump *procDump, before map[kernel.PID]bool) map[kernel.PID]bool {
+	t.Helper()
+	now := map[kernel.PID]bool{}
+	for task, err := range z.k.Tasks() {
+		require.NoError(t, err)
+		if dump.Tasks[task.PID] == nil && (before == nil || before[task.PID]) {
+			now[task.PID] = true
+		}
+	}
+	return now
+}
+
+// environ makes a row of the matrix of one area of the comparison.
+func environ(area string) func(t *testing.T, z *zoo) {
+	return func(t *testing.T, z *zoo) {
+		z.environment(t).of(area).report(t)
+		least := 150
+		if z.k.Arch() != paging.X86_64 {
+			least = 60 // it runs the zoo, but none of the busy programs
+		}
+		if z.compared < least {
+			t.Errorf("the guest has only %d processes", z.compared)
+		}
+	}
 }

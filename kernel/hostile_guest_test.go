@@ -145,7 +145,34 @@ func tourTask(t *kernel.Task) (calls, failed int) {
 			try(err)
 		}
 	}
-	_, err := t.Seccomp()
+	if tr, err := t.KernelStack(); try(err) {
+		try(tr.Err)
+	}
+	_, err := t.UserStack()
+	try(err)
+	_, err = t.Sched()
+	try(err)
+	_, _, err = t.Container()
+	try(err)
+	_, err = k.NamespaceList()
+	try(err)
+	if rq, err := k.RunQueue(0); try(err) {
+		for _, err := range rq.Tasks() {
+			try(err)
+		}
+	}
+	for h, err := range k.CgroupHierarchies() {
+		if !try(err) {
+			break
+		}
+		for g, err := range h.Root.Children() {
+			if try(err) {
+				_, err := groupFiles(g, true)
+				try(err)
+			}
+		}
+	}
+	_, err = t.Seccomp()
 	try(err)
 	_, err = t.ControllingTTY()
 	try(err)

@@ -18,9 +18,9 @@ type kernelCPUStat struct {
 }
 
 type tickSched struct {
-	IdleSleeptime   int64  `k:"idle_sleeptime"`
-	IOWaitSleeptime int64  `k:"iowait_sleeptime"`
-	IdleEntry       int64  `k:"idle_entrytime"`
+	IdleSleeptime   int64  `k:"idle_sleeptime,opt"`
+	IOWaitSleeptime int64  `k:"iowait_sleeptime,opt"`
+	IdleEntry       int64  `k:"idle_entrytime,opt"`
 	IdleActive      bool   `k:"idle_active,opt"`
 	Flags           uint64 `k:"flags,opt"` // since 6.9
 }

@@ -279,6 +279,8 @@ type offsetKey struct{ cname, path string }
 type lazies struct {
 	offsets sync.Map // offsetKey -> int
 
+	timekeeper atomic.Value // Addr, of a kernel without its symbol
+
 	moduleSyms  sync.Map // moduleKey -> *symbols.Table
 	moduleTypes sync.Map // btfFields -> types.Source
 

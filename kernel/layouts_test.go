@@ -206,7 +206,6 @@ var allLayouts = map[string]checker{
 	"utsLayout":               utsLayout,
 	"vdsoImageLayout":         vdsoImageLayout,
 	"vfsmountLayout":          vfsmountLayout,
-	"vmOpsLayout":             vmOpsLayout,
 	"vmSpecialMappingLayout":  vmSpecialMappingLayout,
 	"vmaLayout":               vmaLayout,
 	"winsizeLayout":           winsizeLayout,

@@ -6,14 +6,12 @@ import (
 	_ "embed"
 	"encoding/json"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf/btf"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 	"github.com/ovmigrate/ovmigrate/kernel"
-	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 //go:embed testdata/modules.py
@@ -32,7 +30,7 @@ printf '<14>' > /dev/kmsg
 // dumpModules asks the guest for its modules, symbols and log.
 func dumpModules(t *testing.T, vm *testvm.VM) *moduleDump {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), guestTime)
 	defer cancel()
 	_, err := vm.Exec(ctx, "sh", "-c", prepareLog)
 	require.NoError(t, err)
@@ -44,32 +42,22 @@ func dumpModules(t *testing.T, vm *testvm.VM) *moduleDump {
 	return d
 }
 
-// Modules, their symbols and types, and the kernel log are what the guest says.
-func TestModulesAgainstGuest(t *testing.T) {
-	for _, suite := range []string{"bookworm", "trixie"} {
-		t.Run(suite, func(t *testing.T) {
-			vm := testvm.StartShared(t, testvm.Config{Suite: suite, KernelArgs: "ovm.role=environ"})
-			dump := dumpModules(t, vm)
-			mem, err := vmi.Open(t.Context(), vm.RAMPath(), nil)
-			require.NoError(t, err)
-			defer mem.Close()
-			k, err := kernel.Open(t.Context(), mem, nil)
-			require.NoError(t, err)
-
-			t.Run("modules", func(t *testing.T) { compareModules(k, dump).report(t) })
-			t.Run("symbols", func(t *testing.T) { compareModuleSymbols(k, dump).report(t) })
-			t.Run("lookup", func(t *testing.T) { compareSymbolLookup(k).report(t) })
-			t.Run("log", func(t *testing.T) { compareLog(k, dump).report(t) })
-			t.Run("types", func(t *testing.T) { compareModuleTypes(t, k, vm) })
-		})
-	}
+// checkModules compares modules, their symbols and types, and the kernel log with what
+// the guest says.
+func checkModules(t *testing.T, z *zoo) {
+	dump := dumpModules(t, z.vm)
+	t.Run("modules", func(t *testing.T) { compareModules(z.k, dump).report(t) })
+	t.Run("symbols", func(t *testing.T) { compareModuleSymbols(z.k, dump).report(t) })
+	t.Run("lookup", func(t *testing.T) { compareSymbolLookup(z.k).report(t) })
+	t.Run("log", func(t *testing.T) { compareLog(z.k, dump).report(t) })
+	t.Run("types", func(t *testing.T) { compareModuleTypes(t, z.k, z.vm) })
 }
 
 // compareModuleTypes compares the types of all modules that have any.
 func compareModuleTypes(t *testing.T, k *kernel.Kernel, vm *testvm.VM) {
 	t.Helper()
 	get := func(name string) []byte {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), guestTime)
 		defer cancel()
 		var b bytes.Buffer
 		require.NoError(t, vm.Get(ctx, "/sys/kernel/btf/"+name, &b))

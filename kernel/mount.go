@@ -20,7 +20,8 @@ type mountFields struct {
 	Mountpoint Addr   `k:"mnt_mountpoint"`    // dentry in the parent
 	Root       Addr   `k:"mnt.mnt_root"`      // dentry in its own file system
 	SB         Addr   `k:"mnt.mnt_sb"`
-	Flags      uint32 `k:"mnt.mnt_flags"` // MNT_*
+	Flags      uint32 `k:"mnt.mnt_flags"`   // MNT_*
+	TFlags     uint32 `k:"mnt_t_flags,opt"` // T_*: since 6.17, in place of some of Flags
 	NS         Addr   `k:"mnt_ns"`
 	GroupID    int32  `k:"mnt_group_id"` // peer group, 0 if not shared
 	Master     Addr   `k:"mnt_master"`   // struct mount that this one is a slave of
@@ -62,6 +63,9 @@ const (
 	MntUnbindable  = 0x2000
 	MntInternal    = 0x4000
 
+	tShared     = 1 // T_SHARED
+	tUnbindable = 2
+
 	mntCursor = 0x10000000 // a reader's place in the list of a namespace, no mount
 )
 
@@ -90,6 +94,10 @@ func (k *Kernel) mountStructAt(a Addr) (*Mount, error) {
 	m := &Mount{k: k, Addr: a, VFSMount: a.Add(off)}
 	if err := mountLayout.LoadInto(k, a, &m.mountFields); err != nil {
 		return nil, err
+	}
+	if mountLayout.Has(k, "TFlags") {
+		m.Flags &^= MntShared | MntUnbindable
+		m.Flags |= m.TFlags & (tShared | tUnbindable) * MntShared
 	}
 	return m, nil
 }

@@ -32,7 +32,15 @@ const (
 	orcRegR13
 	orcRegBPIndirect
 	orcRegSPIndirect
+	orcRegUnknown
 )
+
+// orcRegisters71 are the registers by the numbers that 7.1 gave them. Numbers that no
+// kernel's tables were seen to use are unknown.
+var orcRegisters71 = [16]uint8{
+	orcRegUndefined, orcRegUnknown, orcRegDX, orcRegSP, orcRegBP, orcRegUnknown, orcRegR10, orcRegR13,
+	orcRegPrevSP, orcRegSPIndirect, orcRegBPIndirect, orcRegUnknown, orcRegUnknown, orcRegUnknown, orcRegUnknown, orcRegUnknown,
+}
 
 // Types of frames as they are numbered since 6.4.
 const (
@@ -68,6 +76,8 @@ type orcTable struct {
 	ips     Addr // int32 each, relative to its own place
 	entries Addr
 	n       int
+	// renumbered: registers have the numbers of 7.1.
+	renumbered bool
 }
 
 // maxORC is some ten times the entries of a distribution's kernel.
@@ -91,7 +101,33 @@ func (k *Kernel) imageORC() (orcTable, error) {
 	if n == 0 || n > maxORC || uint64(at[3]-at[2]) != n*uint64(size) {
 		return orcTable{}, corrupt(at[0], "__start_orc_unwind_ip", "%d addresses for %d bytes of entries", n, uint64(at[3]-at[2]))
 	}
-	return orcTable{ips: at[0], entries: at[2], n: int(n)}, nil
+	t := orcTable{ips: at[0], entries: at[2], n: int(n)}
+	t.renumbered, err = t.findNumbering(k)
+	return t, err
+}
+
+// findNumbering tells how registers are numbered, which no type says: where a C
+// function begins, its frame is one word above the stack pointer.
+func (o orcTable) findNumbering(k *Kernel) (renumbered bool, err error) {
+	votes := map[uint8]int{}
+	for _, name := range []string{"__schedule", "schedule", "do_exit", "vfs_read", "wake_up_process", "start_kernel"} {
+		a, err := k.Symbol(name)
+		if err != nil {
+			continue
+		}
+		e, err := o.find(k, a)
+		if err != nil {
+			return false, err
+		}
+		if e.SPOffset == 8 {
+			votes[e.SPReg]++
+		}
+	}
+	const sp71 = 3
+	if votes[sp71] == votes[orcRegSP] {
+		return false, corrupt(o.entries, "__start_orc_unwind", "registers are numbered in no known way")
+	}
+	return votes[sp71] > votes[orcRegSP], nil
 }
 
 // find returns what holds at ip, which must be code that the table is about. Source:
@@ -116,6 +152,9 @@ func (o orcTable) find(k *Kernel, ip Addr) (orcEntry, error) {
 		return orcEntry{}, err
 	}
 	e, err := orcEntryLayout.Load(k, o.entries.Add(size*max(lo-1, 0)))
+	if o.renumbered {
+		e.SPReg, e.BPReg = orcRegisters71[e.SPReg&15], orcRegisters71[e.BPReg&15]
+	}
 	return e.modern(k), err
 }
 
@@ -153,6 +192,7 @@ func (u *orcUnwinder) entry(s *unwindState) (orcEntry, error) {
 			return orcFramePointer, nil
 		}
 		table = m.orc
+		table.renumbered = u.image.renumbered
 	}
 	return table.find(k, ip)
 }

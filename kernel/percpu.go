@@ -21,6 +21,12 @@ func (k *Kernel) PerCPU(name string, cpu int) (Addr, error) {
 	} else if variable, err = k.Symbol(name); err != nil {
 		return 0, err
 	}
+	return k.perCPUPtr(variable, cpu)
+}
+
+// perCPUPtr returns a CPU's instance of what a pointer marked __percpu points to.
+// Source: include/linux/percpu-defs.h:per_cpu_ptr.
+func (k *Kernel) perCPUPtr(p Addr, cpu int) (Addr, error) {
 	table, err := k.Symbol("__per_cpu_offset")
 	if err != nil {
 		return 0, err
@@ -29,7 +35,7 @@ func (k *Kernel) PerCPU(name string, cpu int) (Addr, error) {
 	if err != nil {
 		return 0, err
 	}
-	a := variable + Addr(off)
+	a := p + Addr(off)
 	if !a.IsKernel() {
 		return 0, corrupt(a, "__per_cpu_offset", "CPU %d has no area", cpu)
 	}

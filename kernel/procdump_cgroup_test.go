@@ -25,7 +25,9 @@ func compareCgroup(d differences, at func(string) string, t *kernel.Task, p *pro
 		return
 	}
 	d.equal(at("cgroup v2"), latin1(v2.String())+"\n", p.Cgroup)
+}
 
+func compareSeccomp(d differences, at func(string) string, t *kernel.Task, p *procTask) {
 	s, err := t.Seccomp()
 	if err != nil {
 		d.add("%s: %v", at("seccomp"), err)

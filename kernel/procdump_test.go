@@ -3,6 +3,7 @@ package kernel_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strconv"
@@ -36,6 +37,9 @@ type procTask struct {
 	Stat    string             `json:"stat"`
 	TimeNS  string             `json:"timens_offsets"`
 	Comm    string             `json:"comm"`
+	Timers  string             `json:"timers"`
+
+	Threads map[kernel.PID]*procThread `json:"threads"`
 }
 
 type procFD struct {
@@ -126,35 +130,56 @@ func field(text, key string) string {
 	return ""
 }
 
-// compareProcess compares everything that package kernel says of a process's
+// areas are differences by what they are about: the names are rows of the matrix.
+type areas map[string]differences
+
+func (a areas) of(name string) differences {
+	if a[name] == nil {
+		a[name] = differences{}
+	}
+	return a[name]
+}
+
+// drop removes the areas without differences and says whether there are others.
+func (a areas) drop() bool {
+	maps.DeleteFunc(a, func(_ string, d differences) bool { return len(d) == 0 })
+	return len(a) > 0
+}
+
+// compareProcess compares everything that package kernel says of a process and its
 // environment with the guest's own /proc.
-func compareProcess(k *kernel.Kernel, pid kernel.PID, p *procTask, dump *procDump) differences {
-	d := differences{}
+func compareProcess(k *kernel.Kernel, pid kernel.PID, p *procTask, dump *procDump) areas {
+	a := areas{}
 	at := func(what string) string { return fmt.Sprintf("pid %d (%s): %s", pid, strings.TrimSpace(p.Comm), what) }
 	t, err := k.Task(pid)
 	if err != nil {
-		d.add("%s: %v", at("task"), err)
-		return d
+		a.of("tasks").add("%s: %v", at("task"), err)
+		return a
 	}
-	compareStatus(d, at, t, p)
+	compareStatus(a.of("credentials"), at, t, p)
+	compareTree(a.of("process tree"), at, t, p)
 	if t.ExitState != 0 { // a zombie has nothing else
-		d.equal(at("cwd"), "<nil>", fmt.Sprint(p.CWD))
-		d.equal(at("ns mnt"), "", p.NS["mnt"])
+		a.of("paths").equal(at("cwd"), "<nil>", fmt.Sprint(p.CWD))
+		a.of("namespaces").equal(at("ns mnt"), "", p.NS["mnt"])
 		for fd := range t.Files() {
-			d.add("%s: a zombie has it", at(fmt.Sprintf("fd %d", fd.Num)))
+			a.of("files").add("%s: a zombie has it", at(fmt.Sprintf("fd %d", fd.Num)))
 		}
-		return d
+		return a
 	}
+	compareThreads(a.of("tasks"), at, t, p)
+	compareSignals(a.of("signals"), at, t, p)
+	compareTimers(a.of("timers"), at, t, p)
 	if p.FDs != nil {
-		compareFDs(d, at, t, p)
+		compareFDs(a.of("files"), at, t, p)
 	}
-	compareFS(d, at, t, p)
-	compareNS(d, at, t, p)
-	compareMounts(d, at, t, p)
-	compareMemory(d, at, t, p)
-	compareCgroup(d, at, t, p)
-	compareCgroupFiles(d, at, t, dump)
-	return d
+	compareFS(a.of("paths"), at, t, p)
+	compareNS(a.of("namespaces"), at, t, p)
+	compareMounts(a.of("mounts"), at, t, p)
+	compareMemory(a.of("maps"), at, t, p)
+	compareCgroup(a.of("cgroups"), at, t, p)
+	compareCgroupFiles(a.of("cgroups"), at, t, dump)
+	compareSeccomp(a.of("seccomp"), at, t, p)
+	return a
 }
 
 func compareFDs(d differences, at func(string) string, t *kernel.Task, p *procTask) {

@@ -1,5 +1,7 @@
 package kernel
 
+import "github.com/ovmigrate/ovmigrate/kernel/types"
+
 // cfsRQ is the queue of one group of the fair class on one CPU.
 type cfsRQ struct {
 	Curr      Addr `k:"curr"` // sched_entity that runs, which is not in the tree
@@ -17,7 +19,7 @@ type schedEntity struct {
 }
 
 type taskGroupQueues struct {
-	CFS Addr `k:"cfs_rq,opt"` // struct cfs_rq *[CPU]
+	CFS Addr `k:"cfs_rq,opt"` // an array of pointers, one a CPU; since 7.1 per-CPU memory
 }
 
 var (
@@ -27,7 +29,7 @@ var (
 )
 
 // fairQueue walks a queue and those of the groups in it. Groups that are throttled
-// are not in the queue of the group above. Kernels since 7.1 keep all tasks in the
+// are not in the queue of the group above. Kernels since 7.3 keep all tasks in the
 // CPU's own queue.
 func (w *queueWalk) fairQueue(rq Addr, throttled bool, depth int) {
 	if w.done {
@@ -118,7 +120,7 @@ func (w *queueWalk) throttledGroup(tg Addr) error {
 	if err != nil {
 		return err
 	}
-	rq, err := w.k.ReadAddr(g.CFS.Add(8 * w.r.CPU))
+	rq, err := w.groupQueue(g.CFS)
 	if err != nil {
 		return err
 	}
@@ -145,4 +147,30 @@ func (w *queueWalk) throttledGroup(tg Addr) error {
 		w.fairQueue(rq, true, 0)
 	}
 	return nil
+}
+
+// groupQueue returns the CPU's queue of a group, given task_group.cfs_rq.
+func (w *queueWalk) groupQueue(p Addr) (Addr, error) {
+	if w.k.pointsTo("task_group", "cfs_rq", types.Pointer) {
+		return w.k.ReadAddr(p.Add(8 * w.r.CPU))
+	}
+	return w.k.perCPUPtr(p, w.r.CPU)
+}
+
+// pointsTo says whether a member is a pointer to something of a kind.
+func (k *Kernel) pointsTo(cname, member string, kind types.Kind) bool {
+	c, err := k.types.Struct(cname)
+	if err != nil {
+		return false
+	}
+	f, err := c.Lookup(member)
+	if err != nil {
+		return false
+	}
+	u, err := f.Type.Underlying()
+	if err != nil || u.Kind != types.Pointer {
+		return false
+	}
+	e, err := u.Elem()
+	return err == nil && e.Kind == kind
 }

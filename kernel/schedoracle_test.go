@@ -96,7 +96,8 @@ func compareSched(d differences, t *kernel.Task, p *schedTask) {
 		return
 	}
 	split := func(ns uint64) string { // kernel/sched/debug.c:SPLIT_NS
-		return fmt.Sprintf("%d.%06d", int64(ns)/1000000, int64(ns)%1000000)
+		high, low := int64(ns)/1000000, int64(ns)%1000000
+		return fmt.Sprintf("%d.%06d", high, max(low, -low))
 	}
 	for _, l := range []struct {
 		name string
@@ -259,9 +260,6 @@ func compareNamespaces(d differences, k *kernel.Kernel, dump *schedDump) (found 
 		byName[n.String()] = n
 	}
 	for name, want := range dump.NS {
-		if strings.HasPrefix(name, "pipe") || strings.HasPrefix(name, "anon") {
-			continue
-		}
 		n := byName[name]
 		if n == nil {
 			d.add("%s was not found", name)

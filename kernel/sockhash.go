@@ -129,8 +129,8 @@ func (n *Net) member(a Addr, t sockTable, bucket int) (*Socket, error) {
 // Sockets yields all sockets of the namespace that the kernel keeps in tables:
 // Unix, TCP, UDP, UDP-Lite, raw, ping, netlink and packet. Sockets that are neither
 // bound nor connected are in none: only a file leads to them. A socket that cannot
-// be read is yielded as an error, and the walk goes on. See the comment on
-// consistency in the package documentation.
+// be read is yielded as an error, and the walk goes on. Of a running guest it sees
+// what the package documentation says under consistency.
 func (n *Net) Sockets() iter.Seq2[*Socket, error] {
 	return func(yield func(*Socket, error) bool) {
 		for _, walk := range []iter.Seq2[*Socket, error]{

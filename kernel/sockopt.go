@@ -84,12 +84,12 @@ const (
 	inetFlagTTL       = 1 << 1
 	inetFlagTOS       = 1 << 2
 	inetFlagOrigAddr  = 1 << 5
-	inetFlagRecvErr   = 1 << 8
-	inetFlagFreeBind  = 1 << 10
-	inetFlagHdrIncl   = 1 << 11
-	inetFlagMcastLoop = 1 << 12
-	inetFlagTransp    = 1 << 14
-	inetFlagNoPort    = 1 << 17
+	inetFlagRecvErr   = 1 << 9
+	inetFlagFreeBind  = 1 << 11
+	inetFlagHdrIncl   = 1 << 12
+	inetFlagMcastLoop = 1 << 13
+	inetFlagTransp    = 1 << 15
+	inetFlagNoPort    = 1 << 18
 )
 
 const (

@@ -11,6 +11,8 @@ type TCP struct {
 	tcpFields
 	Congestion string        // name of the congestion control
 	RTO        time.Duration // retransmission timeout
+	DelayedACK time.Duration // how long an acknowledgement may wait
+	Linger2    time.Duration // TCP_LINGER2; 0: the namespace's default
 	Timer      TCPTimer
 	Keepalive  TCPKeepalive
 }
@@ -62,7 +64,7 @@ type tcpFields struct {
 
 	NonAgle       uint8  `k:"nonagle"` // 1 TCP_NODELAY, 2 TCP_CORK
 	Repair        bool   `k:"repair"`
-	Linger2       int32  `k:"linger2"` // TCP_LINGER2 in jiffies
+	RawLinger2    int32  `k:"linger2"` // jiffies
 	NotSentLowat  uint32 `k:"notsent_lowat"`
 	KeepaliveTime uint32 `k:"keepalive_time"` // jiffies; 0: the namespace's default
 	KeepaliveIntv uint32 `k:"keepalive_intvl"`
@@ -190,7 +192,8 @@ func (s *Socket) TCP() (*TCP, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.RTO = jiffiesDuration(int64(t.RawRTO), tick)
+	t.RTO, t.DelayedACK = jiffiesDuration(int64(t.RawRTO), tick), jiffiesDuration(int64(t.ATO), tick)
+	t.Linger2 = jiffiesDuration(int64(t.RawLinger2), tick)
 	t.Keepalive = TCPKeepalive{
 		jiffiesDuration(int64(t.KeepaliveTime), tick), jiffiesDuration(int64(t.KeepaliveIntv), tick), int(t.KeepaliveProb),
 	}

@@ -1,6 +1,9 @@
 package kernel
 
-import "time"
+import (
+	"encoding/binary"
+	"time"
+)
 
 type tkReadBase struct {
 	Mult      uint32 `k:"mult"`
@@ -74,7 +77,7 @@ func (k *Kernel) timekeeperAddr() (Addr, error) {
 	}
 	a, err := k.Symbol("tk_core")
 	if err != nil {
-		return 0, err
+		return k.searchTimekeeper(err)
 	}
 	// struct { seqcount_raw_spinlock_t seq; struct timekeeper timekeeper; } with
 	// timekeeper aligned to 8. The counter of a realtime kernel knows its lock.
@@ -83,4 +86,69 @@ func (k *Kernel) timekeeperAddr() (Addr, error) {
 		return 0, err
 	}
 	return a.Add((seq.Size + 7) &^ 7), nil
+}
+
+// searchTimekeeper finds the timekeeper of a kernel without symbols of variables by
+// its content: the same clock source twice, which has the mask that is kept beside it,
+// and a time of day. There is a copy of it, which is not initialised in the image and
+// comes later; it says the same. missing is the error if there is none.
+func (k *Kernel) searchTimekeeper(missing error) (a Addr, err error) {
+	if a, ok := k.lazy.timekeeper.Load().(Addr); ok {
+		return a, nil
+	}
+	var at tkClock
+	for path, off := range map[string]*int{
+		"tkr_mono.clock": &at.mono, "tkr_mono.mask": &at.mask, "tkr_raw.clock": &at.raw, "xtime_sec": &at.seconds,
+	} {
+		if *off, err = k.offsetOf("timekeeper", path); err != nil {
+			return 0, err
+		}
+	}
+	if at.clock, err = k.offsetOf("clocksource", "mask"); err != nil {
+		return 0, err
+	}
+	const chunk = 1 << 20
+	image := k.linear[len(k.linear)-1]
+	distance := at.raw - at.mono
+	for begin := image.start; begin < image.end; begin += chunk {
+		b, err := k.bytesAt(begin, int(min(chunk+Addr(distance)+8, image.end-begin)), nil)
+		if err != nil {
+			continue // initialisation code that is gone
+		}
+		for i := 0; i+distance+8 <= len(b) && i < chunk; i += 8 {
+			w := Addr(binary.LittleEndian.Uint64(b[i:]))
+			if !w.IsKernel() || w != Addr(binary.LittleEndian.Uint64(b[i+distance:])) {
+				continue
+			}
+			if a := begin.Add(i - at.mono); k.isTimekeeper(a, &at) {
+				k.lazy.timekeeper.Store(a)
+				return a, nil
+			}
+		}
+	}
+	return 0, missing
+}
+
+// tkClock are the offsets in struct timekeeper of what one is known by, and that of
+// the mask in struct clocksource.
+type tkClock struct{ mono, mask, raw, seconds, clock int }
+
+// isTimekeeper says whether what is at a makes sense as one: its two clock sources are
+// known to be equal.
+func (k *Kernel) isTimekeeper(a Addr, at *tkClock) bool {
+	const least, most = 946_684_800, 4_102_444_800 // 2000, 2100
+	now, err := k.ReadU64(a.Add(at.seconds))
+	if err != nil || now < least || now > most {
+		return false
+	}
+	clock, err := k.ReadAddr(a.Add(at.mono))
+	if err != nil {
+		return false
+	}
+	mask, err := k.ReadU64(a.Add(at.mask))
+	if err != nil || mask&(mask+1) != 0 || mask>>16 == 0 {
+		return false
+	}
+	its, err := k.ReadU64(clock.Add(at.clock))
+	return err == nil && its == mask
 }

@@ -188,12 +188,6 @@ func (m *MM) SpecialName(v *VMA) (string, error) {
 	return m.k.CString(s.Name, 64)
 }
 
-type vmOps struct {
-	Name Addr `k:"name"`
-}
-
-var vmOpsLayout = LayoutOf[vmOps]("vm_operations_struct")
-
 // specialOps says whether ops is one of the two tables of functions for special
 // mappings. Kernels without symbols of variables have one of its functions.
 func (k *Kernel) specialOps(ops Addr) (bool, error) {
@@ -209,8 +203,12 @@ func (k *Kernel) specialOps(ops Addr) (bool, error) {
 	if err != nil {
 		return false, nil
 	}
-	o, err := vmOpsLayout.Load(k, ops)
-	return err == nil && o.Name == name, err
+	off, err := k.offsetOf("vm_operations_struct", "name")
+	if err != nil {
+		return false, err
+	}
+	its, err := k.ReadAddr(ops.Add(off))
+	return err == nil && its == name, err
 }
 
 type vdsoImage struct {

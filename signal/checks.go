@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
@@ -70,7 +71,13 @@ func unsupported(format string, args ...any) error {
 // probe fills m.at and m.caps.
 func (m *machine) probe(k *kernel.Kernel) error {
 	m.caps.Release = k.Release()
-	all := m.probeSource(k)
+	var all error
+	if k.Arch() != paging.X86_64 {
+		all = unsupported("%w: it is %v, and only x86-64 guests can be changed", kernel.ErrArch, k.Arch())
+	}
+	if all == nil {
+		all = m.probeSource(k)
+	}
 	if all == nil {
 		all = m.probeCommon(k)
 	}

@@ -129,7 +129,13 @@ func openFile(ctx context.Context, sources []Source, guest string, o *Options) (
 		if err != nil {
 			return nil, err
 		}
-		if best = byContent(sources, head, size); best == nil {
+		best = byContent(sources, head, size)
+		if best == nil && len(params) > 0 {
+			// What is in the first page of an arm64 guest's RAM is any page of a
+			// process. Who says how RAM lies in the file says that it is RAM.
+			best = byContent(sources, nil, size)
+		}
+		if best == nil {
 			return nil, fmt.Errorf("open %s: %w (%d bytes)", path, ErrFormat, size)
 		}
 	}

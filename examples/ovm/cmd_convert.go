@@ -130,11 +130,8 @@ func (v *conversion) run(ctx context.Context) (err error) {
 		}
 	}
 	o := vmi.DumpOptions{}
-	if m, ok := image.(interface{ Machine() string }); ok {
-		o.Machine = m.Machine()
-	}
 	if v.notes() {
-		o.VMCoreInfo, r.VMCoreInfo = a.vmcoreinfo(ctx, image)
+		r.VMCoreInfo = a.describe(ctx, image, &o)
 	}
 	if err := v.copy(ctx, image, &o, &r); err != nil {
 		return err
@@ -152,23 +149,50 @@ func (v *conversion) run(ctx context.Context) (err error) {
 // notes says whether the format has a place for them.
 func (v *conversion) notes() bool { return v.format == "elf" || v.format == "kdump" }
 
-// vmcoreinfo returns the text and where it is from: the source's note, or the memory
-// of the kernel. A guest in which no kernel is found is converted without.
-func (a *app) vmcoreinfo(ctx context.Context, image vmi.Image) (text []byte, from string) {
-	if n, ok := image.(vmi.Notes); ok {
-		if text := n.VMCoreInfo(); len(text) > 0 {
-			return text, "note"
-		}
+// describe finds the machine and VMCOREINFO, and returns where the latter is from: the
+// source's note, or the memory of the kernel. A guest in which no kernel is found is
+// converted without.
+func (a *app) describe(ctx context.Context, image vmi.Image, o *vmi.DumpOptions) (from string) {
+	if m, ok := image.(interface{ Machine() string }); ok {
+		o.Machine = m.Machine()
+	}
+	if n, ok := image.(vmi.Notes); ok && len(n.VMCoreInfo()) > 0 {
+		o.VMCoreInfo, from = n.VMCoreInfo(), "note"
+	}
+	if o.Machine != "" && from != "" {
+		return from
 	}
 	k, err := kernel.Open(ctx, image, &kernel.Options{Logger: a.logger()})
 	if err != nil {
-		fmt.Fprintf(a.stderr, "no VMCOREINFO: %s\n", oneLine(err))
-		return nil, ""
+		if from == "" {
+			fmt.Fprintf(a.stderr, "no VMCOREINFO: %s\n", oneLine(err))
+		}
+		return from
 	}
-	if s := k.Guest().VMCoreInfo.Text(); s != "" {
-		return []byte(s), "memory"
+	if o.Machine == "" {
+		o.Machine = machineOf(k)
 	}
-	return nil, ""
+	if s := k.Guest().VMCoreInfo.Text(); s != "" && from == "" {
+		o.VMCoreInfo, from = []byte(s), "memory"
+	}
+	return from
+}
+
+// machineOf returns what uname -m says in a guest, or "".
+func machineOf(k *kernel.Kernel) string {
+	t, err := k.Task(1)
+	if err != nil {
+		return ""
+	}
+	ns, err := t.Namespaces()
+	if err != nil {
+		return ""
+	}
+	u, err := ns.UTS()
+	if err != nil {
+		return ""
+	}
+	return u.Machine
 }
 
 // copy writes the file, with the guest paused if it can be.
@@ -192,7 +216,7 @@ func (v *conversion) copy(ctx context.Context, image vmi.Image, o *vmi.DumpOptio
 		}
 	}
 	if c, ok := image.(vmi.CPUs); ok && v.notes() {
-		if o.CPUs, err = c.CPUs(ctx); err != nil && !errors.Is(err, elfcore.ErrNoCPUs) {
+		if o.CPUs, err = c.CPUs(ctx); err != nil && !errors.Is(err, vmi.ErrNoCPUs) {
 			return fmt.Errorf("vCPU registers: %w", err)
 		}
 		r.CPUs = len(o.CPUs)

@@ -36,6 +36,8 @@ type descriptor struct {
 	Inode uint64 `json:"inode"`
 	Dev   string `json:"dev"` // of the file system, major:minor, hexadecimal
 
+	Socket *socketEnds `json:"socket,omitempty"` // only of sockets
+
 	flags uint32
 }
 
@@ -67,12 +69,28 @@ func tryDescriptors(t *kernel.Task) ([]descriptor, error) {
 			return nil, fmt.Errorf("pid %d, fd %d: %w", t.PID, fd.Num, err)
 		}
 		f := fd.File
-		all = append(all, descriptor{
+		d := descriptor{
 			FD: fd.Num, Type: f.Kind.String(), Path: path, Pos: f.Pos, Flags: fmt.Sprintf("0%o", fd.InfoFlags()),
 			MntID: mnt, Inode: f.Inode.Ino, Dev: f.SB.Dev.String(), flags: fd.InfoFlags(),
-		})
+		}
+		if f.Kind == kernel.KindSocket {
+			if d.Socket, err = descriptorSocket(f); err != nil {
+				return nil, fmt.Errorf("pid %d, fd %d: %w", t.PID, fd.Num, err)
+			}
+		}
+		all = append(all, d)
 	}
 	return all, nil
+}
+
+// descriptorSocket returns the ends of a socket.
+func descriptorSocket(f *kernel.File) (*socketEnds, error) {
+	s, err := f.Socket()
+	if err != nil {
+		return nil, err
+	}
+	e, err := ends(s)
+	return &e, err
 }
 
 // openFlags are the O_* flags that an open file keeps, beside its access mode.
@@ -105,7 +123,11 @@ func flagNames(f uint32) string {
 func printDescriptors(a *app, all []descriptor) error {
 	t := newTable(a.stdout, "FD", "TYPE", "POS", "FLAGS", "PATH")
 	for _, d := range all {
-		t.row(d.FD, d.Type, d.Pos, flagNames(d.flags), d.Path)
+		path := d.Path
+		if d.Socket != nil {
+			path += " " + d.Socket.text()
+		}
+		t.row(d.FD, d.Type, d.Pos, flagNames(d.flags), path)
 	}
 	return t.flush()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -81,7 +82,7 @@ func newInfo(ctx context.Context, g *guest) (*info, error) {
 		return i, nil
 	}
 	all, err := cpus.CPUs(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, vmi.ErrNoCPUs) {
 		return nil, fmt.Errorf("vCPU registers: %w", err)
 	}
 	for _, c := range all {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/kernel/paging"
+	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 const longPS = `ps lists the processes of the guest, kernel threads included. Process numbers are those
@@ -206,10 +207,11 @@ func (p *process) addNamespaces(t *kernel.Task, cred *kernel.Cred) error {
 	return err
 }
 
-// isAbsent says whether err is about user memory that is not resident.
+// isAbsent says whether err is about user memory that is not resident, or that the
+// dump leaves out.
 func isAbsent(err error) bool {
 	var none *paging.NotMappedError
-	return errors.As(err, &none)
+	return errors.As(err, &none) || errors.Is(err, vmi.ErrExcluded)
 }
 
 // splitArgs splits a command line at its NULs, of which the last one ends it.

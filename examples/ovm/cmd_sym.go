@@ -7,12 +7,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/symbols"
 )
 
 func (a *app) symCommand() *cobra.Command {
 	return a.jsonFlag(a.command("sym NAME", "Show the address of a kernel symbol, or the symbol at an address",
-		"sym prints address, type letter and name of every kernel symbol called NAME. If NAME\n"+
-			"is an address (0x…), it prints the symbol that the address lies in.",
+		"sym prints address, type letter and name of every symbol called NAME, of the kernel and\n"+
+			"of its modules. If NAME is an address (0x…), it prints the symbol that the address lies in.",
 		func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), needRead, func(g *guest) error {
 				found, err := findSymbols(g.Kernel, args[0])
@@ -23,11 +24,14 @@ func (a *app) symCommand() *cobra.Command {
 					return a.printJSON(found)
 				}
 				for _, s := range found {
-					line := fmt.Sprintf("%016x %s %s", uint64(s.Address), s.Type, s.Name)
+					line := printable(fmt.Sprintf("%016x %s %s", uint64(s.Address), s.Type, s.Name))
 					if s.Offset != 0 {
 						line += "+" + s.Offset.String()
 					}
-					if _, err := fmt.Fprintln(a.stdout, printable(line)); err != nil {
+					if s.Module != "" {
+						line += "\t[" + printable(s.Module) + "]"
+					}
+					if _, err := fmt.Fprintln(a.stdout, line); err != nil {
 						return err
 					}
 				}
@@ -41,6 +45,7 @@ type symbol struct {
 	Type    string `json:"type"`
 	Name    string `json:"name"`
 	Offset  hex    `json:"offset"`
+	Module  string `json:"module"` // empty: the kernel itself
 }
 
 func findSymbols(k *kernel.Kernel, arg string) ([]symbol, error) {
@@ -53,11 +58,42 @@ func findSymbols(k *kernel.Kernel, arg string) ([]symbol, error) {
 		if !ok {
 			return nil, fmt.Errorf("%s: %w there", arg, kernel.ErrNoSymbol)
 		}
-		return []symbol{{hex(addr - off), symbolType(k, name, addr-off), name, hex(off)}}, nil
+		name, module, _ := strings.Cut(strings.TrimSuffix(name, "]"), " [")
+		table := k.Guest().Symbols
+		if module != "" {
+			m, err := k.Module(module)
+			if err != nil {
+				return nil, err
+			}
+			if table, err = m.Symbols(); err != nil {
+				return nil, err
+			}
+		}
+		return []symbol{{hex(addr - off), symbolType(table, name, addr-off), name, hex(off), module}}, nil
 	}
+	name, module, _ := strings.Cut(strings.TrimSuffix(arg, "]"), "[")
+	name = strings.TrimSpace(name)
 	var found []symbol
-	for _, addr := range k.Guest().Symbols.LookupAll(arg) {
-		found = append(found, symbol{hex(addr), symbolType(k, arg, addr), arg, 0})
+	add := func(t *symbols.Table, module string) {
+		for _, addr := range t.LookupAll(name) {
+			found = append(found, symbol{hex(addr), symbolType(t, name, addr), name, 0, module})
+		}
+	}
+	if module == "" {
+		add(k.Guest().Symbols, "")
+	}
+	for m, err := range k.Modules() {
+		if err != nil {
+			return nil, err
+		}
+		if module != "" && module != m.Name {
+			continue
+		}
+		t, err := m.Symbols()
+		if err != nil {
+			return nil, err
+		}
+		add(t, m.Name)
 	}
 	if found == nil {
 		return nil, fmt.Errorf("%w: %s", kernel.ErrNoSymbol, arg)
@@ -66,8 +102,8 @@ func findSymbols(k *kernel.Kernel, arg string) ([]symbol, error) {
 }
 
 // symbolType returns nm's letter of a symbol.
-func symbolType(k *kernel.Kernel, name string, addr uint64) string {
-	for s := range k.Guest().Symbols.All() {
+func symbolType(t *symbols.Table, name string, addr uint64) string {
+	for s := range t.All() {
 		if s.Addr == addr && s.Name == name {
 			return string(s.Type)
 		}

@@ -11,13 +11,20 @@ import (
 )
 
 func (a *app) typeCommand() *cobra.Command {
-	depth := 0
+	depth, module := 0, ""
 	c := a.command("type NAME", "Show a C type of the guest's kernel",
 		"type prints a struct, union, enum or typedef as C declares it, with the offset and\n"+
 			"the size of every member in bytes (offset:bit and width for bit-fields).",
 		func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), needRead, func(g *guest) error {
-				t, err := findType(g.Types(), args[0])
+				src := g.Types()
+				if module != "" {
+					var err error
+					if src, err = g.ModuleTypes(module); err != nil {
+						return err
+					}
+				}
+				t, err := findType(src, args[0])
 				if err != nil {
 					return err
 				}
@@ -30,6 +37,7 @@ func (a *app) typeCommand() *cobra.Command {
 			})
 		})
 	c.Flags().IntVar(&depth, "depth", 0, "print the members of named structs inside, `N` levels deep")
+	c.Flags().StringVar(&module, "module", "", "look among the types of the module `NAME` first")
 	return c
 }
 

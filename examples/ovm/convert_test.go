@@ -44,7 +44,7 @@ func TestConvert(t *testing.T) {
 	_, err := vm.QMP(t.Context(), "stop", nil)
 	require.NoError(t, err)
 	want := ovmJSON[[]process](t, "-g", guest, "ps")
-	require.Greater(t, len(want), 50)
+	require.Greater(t, len(want), 40)
 	dir := ramDir(t)
 
 	for _, tt := range []struct {
@@ -72,8 +72,6 @@ func TestConvert(t *testing.T) {
 			requireFails(t, "exists", "-g", guest, "convert", tt.args[0], "--format", r.Format)
 		})
 	}
-	elf := filepath.Join(dir, "out.elf")
-
 	t.Run("one format to the other", func(t *testing.T) {
 		kdump := filepath.Join(dir, "out.kdump")
 		for _, to := range []string{"again.elf", "again.lime", "again.raw"} {
@@ -88,16 +86,6 @@ func TestConvert(t *testing.T) {
 	t.Run("padded", func(t *testing.T) {
 		requireSame(t, want, filepath.Join(dir, "out.raw")+"?layout=identity")
 		requireFails(t, "PCI hole", "-g", filepath.Join(dir, "out.raw"), "ps")
-	})
-
-	t.Run("QEMU with paging", func(t *testing.T) {
-		for _, paging := range []bool{false, true} {
-			path := filepath.Join(dir, "qemu")
-			_, err := vm.QMP(t.Context(), "dump-guest-memory", map[string]any{"paging": paging, "protocol": "file:" + path})
-			require.NoError(t, err)
-			requireSame(t, want, path)
-			require.NoError(t, os.Remove(path))
-		}
 	})
 
 	t.Run("AVML", func(t *testing.T) {
@@ -118,6 +106,33 @@ func TestConvert(t *testing.T) {
 		require.Len(t, now, len(left))
 	})
 
+	_, err = vm.QMP(t.Context(), "cont", nil)
+	require.NoError(t, err)
+	vm.CheckKernel(t)
+}
+
+// TestForeignDumps looks at what QEMU and makedumpfile write. QEMU's dumps with paging
+// hold the same page once for each virtual address that it has.
+func TestForeignDumps(t *testing.T) {
+	vm := testvm.Start(t, testvm.Config{Memory: 384 << 20})
+	guest := "qmp:" + vm.QMPSocket()
+	_, err := vm.QMP(t.Context(), "stop", nil)
+	require.NoError(t, err)
+	want := ovmJSON[[]process](t, "-g", guest, "ps")
+	require.Greater(t, len(want), 40)
+	dir := ramDir(t)
+	elf := filepath.Join(dir, "out.elf")
+	for _, paging := range []bool{false, true} {
+		t.Run(fmt.Sprintf("QEMU, paging %v", paging), func(t *testing.T) {
+			path := filepath.Join(dir, "dump")
+			_, err := vm.QMP(t.Context(), "dump-guest-memory", map[string]any{"paging": paging, "protocol": "file:" + path})
+			require.NoError(t, err)
+			requireSame(t, want, path)
+			require.NoError(t, os.RemoveAll(elf))
+			requireSame(t, want, ovmJSON[converted](t, "-g", path, "convert", elf).Open)
+			require.NoError(t, os.Remove(path))
+		})
+	}
 	// What a filter left out stays left out, and raw RAM cannot say so.
 	t.Run("filtered", func(t *testing.T) {
 		if _, err := exec.LookPath("makedumpfile"); err != nil {
@@ -149,9 +164,6 @@ func TestConvert(t *testing.T) {
 		require.NoErrorf(t, err, "%s", out)
 		requireSame(t, want, filepath.Join(dir, "m.elf"))
 	})
-	_, err = vm.QMP(t.Context(), "cont", nil)
-	require.NoError(t, err)
-	vm.CheckKernel(t)
 }
 
 // ramDir is a directory for files of the size of guests.
@@ -304,7 +316,7 @@ func TestKcore(t *testing.T) {
 		}
 	}
 	require.Equal(t, len(before), compared, "each that was there all the time is seen from within")
-	require.Greater(t, compared, 50)
+	require.Greater(t, compared, 40)
 
 	_, err = vm.Exec(t.Context(), "/root/ovm", "-g", "/proc/kcore", "convert", "/root/x.elf")
 	require.ErrorContains(t, err, "add --live")

@@ -70,7 +70,7 @@ func (e explorer) symbols(t *testing.T) {
 	}
 	task := ovmJSON[[]symbol](t, "-g", e.guest, "sym", "init_task")[0]
 	in := ovmJSON[[]symbol](t, "-g", e.guest, "sym", (task.Address + 24).String())
-	require.Equal(t, []symbol{{task.Address, task.Type, "init_task", 24}}, in)
+	require.Equal(t, []symbol{{Address: task.Address, Type: task.Type, Name: "init_task", Offset: 24}}, in)
 }
 
 func (e explorer) objects(t *testing.T) {

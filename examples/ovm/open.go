@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/debugfile"
 	"github.com/ovmigrate/ovmigrate/kernel/locate"
 	"github.com/ovmigrate/ovmigrate/vmi"
 	_ "github.com/ovmigrate/ovmigrate/vmi/sources"
@@ -25,9 +26,15 @@ const (
 type guest struct {
 	*kernel.Kernel
 	image vmi.Image
+	files []*debugfile.File
 }
 
-func (g *guest) Close() error { return g.image.Close() }
+func (g *guest) Close() error {
+	for _, f := range g.files {
+		_ = f.Close()
+	}
+	return g.image.Close()
+}
 
 // open opens the guest that -g names. The caller closes it, on every path: that
 // also lets a paused guest run again.
@@ -41,12 +48,37 @@ func (a *app) open(ctx context.Context, n need) (*guest, error) {
 	if err != nil {
 		return nil, a.openError(n, err)
 	}
-	k, err := kernel.Open(ctx, image, &kernel.Options{Logger: log})
-	if err != nil {
-		image.Close()
+	g := &guest{image: image}
+	if err := a.openFiles(g); err != nil {
+		g.Close()
+		return nil, err
+	}
+	if g.Kernel, err = kernel.Open(ctx, image, &kernel.Options{Logger: log, Debug: g.files}); err != nil {
+		g.Close()
 		return nil, a.openError(n, err)
 	}
-	return &guest{Kernel: k, image: image}, nil
+	return g, nil
+}
+
+// openFiles opens the files of the kernel that the user gave.
+func (a *app) openFiles(g *guest) error {
+	for _, given := range []struct {
+		path      string
+		systemMap bool
+	}{{a.vmlinux, false}, {a.systemMap, true}} {
+		if given.path == "" {
+			continue
+		}
+		f, err := debugfile.Open(given.path)
+		if err != nil {
+			return err
+		}
+		g.files = append(g.files, f)
+		if isMap := f.Kind == debugfile.SystemMap; isMap != given.systemMap {
+			return fmt.Errorf("%s: is a %s", given.path, f.Kind)
+		}
+	}
+	return nil
 }
 
 // openError names the guest, and says what to do about what users meet most.

@@ -16,7 +16,12 @@ import (
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 )
 
-var suites = []string{"bookworm", "trixie"}
+var (
+	suites = []string{"bookworm", "trixie"}
+
+	// procGuests are suites and kernels that TestProc looks at.
+	procGuests = append([]string{"bullseye-cloud", "sid-cloud"}, suites...)
+)
 
 // ovm runs the program in this process and returns what it wrote to standard output.
 func ovm(t *testing.T, args ...string) []byte {
@@ -34,10 +39,14 @@ func ovmJSON[T any](t *testing.T, args ...string) (v T) {
 	return v
 }
 
-// sharedGuest returns the guest of a suite that the tests here share.
-func sharedGuest(t *testing.T, suite string) *testvm.VM {
+// sharedGuest returns the guest of a suite that the tests here share, or a guest with
+// a kernel of another, which only the test itself has.
+func sharedGuest(t *testing.T, name string) *testvm.VM {
 	t.Helper()
-	return testvm.StartShared(t, testvm.Config{Suite: suite, Memory: 1 << 30})
+	if !slices.Contains(suites, name) {
+		return testvm.Start(t, testvm.Config{Kernel: name, Memory: 1 << 30})
+	}
+	return testvm.StartShared(t, testvm.Config{Suite: name, Memory: 1 << 30})
 }
 
 var busy sync.Map // guests that are busy already
@@ -93,9 +102,9 @@ func threadKey(pid, tid any) string { return fmt.Sprintf("process %v thread %v "
 // /proc says, for every thread of a busy guest. The guest runs meanwhile: it is asked
 // before and after, and ovm must say one of the two.
 func TestProc(t *testing.T) {
-	for _, suite := range suites {
-		t.Run(suite, func(t *testing.T) {
-			vm := busyGuest(t, suite)
+	for _, name := range procGuests {
+		t.Run(name, func(t *testing.T) {
+			vm := busyGuest(t, name)
 			put(t, vm, "testdata/procdump.py", "/root/procdump.py")
 
 			// What differs must do so each time: threads of the kernel come and go.

@@ -24,6 +24,8 @@ type app struct {
 	progress bool
 	json     bool
 
+	vmlinux, systemMap string // files of the guest's kernel
+
 	readOnly bool // the command that runs changes nothing in the guest
 }
 
@@ -64,11 +66,14 @@ func (a *app) rootCommand() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVarP(&a.guest, "guest", "g", "", "the `GUEST` to look into: qmp:SOCKET, pid:PID or a file")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is done")
+	f.StringVar(&a.vmlinux, "vmlinux", "", "a `FILE` of the guest's kernel with debug information or BTF: vmlinux or vmlinuz")
+	f.StringVar(&a.systemMap, "system-map", "", "the System.map `FILE` of the guest's kernel")
 	f.BoolVar(&a.progress, "progress", false, "show progress even if standard error is no terminal")
 
 	root.AddCommand(
 		a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(),
-		a.stackCommand(), a.cgroupsCommand(), a.nsCommand(), a.mountsCommand(),
+		a.stackCommand(), a.cgroupsCommand(), a.nsCommand(), a.mountsCommand(), a.netCommand(),
+		a.modulesCommand(), a.dmesgCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand(),
 		a.signalCommand(),
 		a.sendCommand("stop", "Stop a process, as SIGSTOP does", signal.Stop),

@@ -27,8 +27,10 @@ type Config struct {
 	CPUs   int    // virtual processors; default 1. More run in one thread (see package comment)
 	CPU    string // QEMU's -cpu; default DefaultCPU
 
-	// AnonymousRAM keeps RAM in QEMU's own memory instead of in a shared file.
-	AnonymousRAM bool
+	// At most one of these says where RAM is instead of in a shared file: in QEMU's
+	// own memory, in a memfd, or half in a memfd and half in QEMU's own memory, a
+	// NUMA node each.
+	AnonymousRAM, MemFD, NUMA bool
 
 	KernelArgs string   // added to the kernel's command line; later words win
 	QEMUArgs   []string // added to QEMU's arguments
@@ -127,18 +129,13 @@ func qemu(arch string) string {
 
 // qemuArgs is the command line of QEMU, without the program's name.
 func qemuArgs(c Config, img *Image, f files) []string {
-	mem := strconv.FormatInt(c.Memory, 10)
-	ram := "memory-backend-file,id=ram,share=on,mem-path=" + opt(f.ram) + ",size=" + mem
-	if c.AnonymousRAM {
-		ram = "memory-backend-ram,id=ram,size=" + mem
-	}
 	console := c.Console
 	if console == "" {
 		console = f.console()
 	}
-	machine, cmdline := "q35,memory-backend=ram,usb=off,vmport=off", "console=ttyS0 loglevel=5 panic=-1 pti=on "
+	machine, cmdline := "q35,usb=off,vmport=off", "console=ttyS0 loglevel=5 panic=-1 pti=on "
 	if c.arch() == "arm64" {
-		machine, cmdline = "virt,memory-backend=ram,gic-version=3", "console=ttyAMA0 loglevel=5 panic=-1 "
+		machine, cmdline = "virt,gic-version=3", "console=ttyAMA0 loglevel=5 panic=-1 "
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -147,7 +144,6 @@ func qemuArgs(c Config, img *Image, f files) []string {
 		// More than one thread of TCG breaks atomic operations in QEMU 7.2.
 		"-accel", "tcg,thread=single",
 		"-cpu", c.CPU, "-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>10, 10) + "K",
-		"-object", ram,
 		"-kernel", img.Kernel, "-initrd", img.Initrd,
 		"-append", cmdline + c.KernelArgs,
 		// A temporary overlay, already unlinked: many guests share one image.
@@ -161,5 +157,24 @@ func qemuArgs(c Config, img *Image, f files) []string {
 		"-chardev", "socket,id=qmp0,server=on,wait=off,path=" + opt(f.libraryQMP()), "-mon", "chardev=qmp0,mode=control",
 		"-chardev", "socket,id=qmp1,server=on,wait=off,path=" + opt(f.harnessQMP()), "-mon", "chardev=qmp1,mode=control",
 	}
-	return append(args, c.QEMUArgs...)
+	return append(append(args, ramArgs(c, f)...), c.QEMUArgs...)
+}
+
+// ramArgs are the options about where RAM is.
+func ramArgs(c Config, f files) []string {
+	size := ",size=" + strconv.FormatInt(c.Memory, 10)
+	ram := "memory-backend-file,id=ram,share=on,mem-path=" + opt(f.ram) + size
+	switch {
+	case c.AnonymousRAM:
+		ram = "memory-backend-ram,id=ram" + size
+	case c.MemFD:
+		ram = "memory-backend-memfd,id=ram,share=on" + size
+	case c.NUMA:
+		half := ",size=" + strconv.FormatInt(c.Memory/2, 10)
+		return []string{
+			"-object", "memory-backend-memfd,id=ram0,share=on" + half, "-numa", "node,nodeid=0,memdev=ram0",
+			"-object", "memory-backend-ram,id=ram1" + half, "-numa", "node,nodeid=1,memdev=ram1",
+		}
+	}
+	return []string{"-object", ram, "-machine", "memory-backend=ram"}
 }

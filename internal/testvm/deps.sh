@@ -14,6 +14,7 @@ need xz xz-utils
 need cpio cpio
 need unshare util-linux
 need tar tar
+need makedumpfile makedumpfile
 need depmod kmod
 need dpkg-deb dpkg
 [ -e /usr/include/stdio.h ] || packages="$packages libc6-dev"

@@ -152,9 +152,9 @@ func (vm *VM) Config() Config { return vm.config }
 // PID returns the process id of QEMU.
 func (vm *VM) PID() int { return vm.qemu.cmd.Process.Pid }
 
-// RAMPath returns the file that is the guest's RAM, or "" if it is anonymous.
+// RAMPath returns the file that is the guest's RAM, or "" if there is none.
 func (vm *VM) RAMPath() string {
-	if vm.config.AnonymousRAM {
+	if c := vm.config; c.AnonymousRAM || c.MemFD || c.NUMA {
 		return ""
 	}
 	return vm.files.ram

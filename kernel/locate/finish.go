@@ -189,7 +189,7 @@ func (f *finder) banner(g *Guest, img space) error {
 		if err != nil {
 			return err
 		}
-		i := bytes.Index(b, []byte(tag))
+		i := f.bannerIn(g, img, b, tag)
 		if i < 0 {
 			return fmt.Errorf("no %q in the kernel image", tag)
 		}
@@ -212,12 +212,38 @@ func (f *finder) banner(g *Guest, img space) error {
 	return nil
 }
 
+// bannerIn returns where in b the banner begins that tag begins, or -1. There may be
+// several, made at different times of the build: the right one ends with the version
+// that the first UTS namespace has.
+func (f *finder) bannerIn(g *Guest, img space, b []byte, tag string) int {
+	var uts []byte
+	if addr, err := g.VMCoreInfo.Symbol("init_uts_ns"); err == nil {
+		uts, _ = img.read(addr, utsSize)
+	}
+	first := -1
+	for at := 0; ; at += len(tag) {
+		i := bytes.Index(b[at:], []byte(tag))
+		if i < 0 {
+			return first
+		}
+		at += i
+		line, _, _ := bytes.Cut(b[at:min(at+maxBanner, len(b))], []byte("\n"))
+		if j := bytes.LastIndexByte(line, '#'); j >= 0 && bytes.Contains(uts, append(bytes.Clone(line[j:]), 0)) {
+			return at
+		}
+		if first < 0 {
+			first = at
+		}
+	}
+}
+
+// utsSize is that of struct uts_namespace, as far as it is looked at: six strings of 65
+// bytes near its begin.
+const utsSize = 512
+
 // uts checks the release in the kernel's first UTS namespace, a variable.
 func (f *finder) uts(g *Guest, img space) error {
-	const (
-		size   = 512 // struct uts_namespace: six strings of 65 bytes near its begin
-		system = "Linux\x00"
-	)
+	const system = "Linux\x00"
 	addr, ok := g.Symbols.Lookup("init_uts_ns")
 	if !ok {
 		var err error
@@ -225,7 +251,7 @@ func (f *finder) uts(g *Guest, img space) error {
 			return nil
 		}
 	}
-	b, err := img.read(addr, size)
+	b, err := img.read(addr, utsSize)
 	if err != nil {
 		return fmt.Errorf("init_uts_ns: %w", err)
 	}

@@ -309,12 +309,28 @@ func TestFindCancelled(t *testing.T) {
 	}
 }
 
-func TestARM64(t *testing.T) {
-	m := make(ram, 4*mib)
-	copy(m[mib:], "OSRELEASE=6.1.0-1-arm64\nKERNELOFFSET=0\nNUMBER(kimage_voffset)=0xffff800000000000\n\x00")
-	_, err := find(m)
-	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "arm64") {
-		t.Errorf("error %v", err)
+// TestARM64Refused has VMCOREINFO of arm64 kernels that are not there, or that this
+// package does not read. Real ones are in TestGuest.
+func TestARM64Refused(t *testing.T) {
+	const text = "OSRELEASE=6.1.0-1-arm64\nPAGESIZE=4096\nKERNELOFFSET=0\nSYMBOL(_stext)=ffff800008010000\n" +
+		"SYMBOL(swapper_pg_dir)=ffff800008180000\nNUMBER(VA_BITS)=48\nNUMBER(TCR_EL1_T1SZ)=0x10\n" +
+		"NUMBER(PHYS_OFFSET)=0x0\nNUMBER(kimage_voffset)=0xffff800008000000\n"
+	for _, tt := range []struct{ old, now, want string }{
+		{"", "", "page tables at 0x180000"},
+		{"NUMBER(PHYS_OFFSET)=0x0\n", "", "no NUMBER(PHYS_OFFSET)"},
+		{"NUMBER(VA_BITS)=48\n", "", "no NUMBER(VA_BITS)"},
+		{"SYMBOL(_stext)=ffff800008010000\n", "", "no SYMBOL(_stext)"},
+		{"PAGESIZE=4096", "PAGESIZE=16384", "pages have 16384 bytes"},
+		{"T1SZ)=0x10", "T1SZ)=0x11", "47 bits of virtual address"},
+		{"VA_BITS)=48", "VA_BITS)=47", "VA_BITS is 47, but the processor translates 48"},
+		{"stext)=ffff800008010000", "stext)=ffff800008020000", "not on a boundary"},
+		{"swapper_pg_dir)=ffff80", "swapper_pg_dir)=ffff81", "not in the kernel image"},
+	} {
+		m := make(ram, 4*mib)
+		copy(m[mib:], strings.Replace(text, tt.old, tt.now, 1)+"\x00")
+		if _, err := find(m); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q for %q: error %v", tt.now, tt.old, err)
+		}
 	}
 }
 

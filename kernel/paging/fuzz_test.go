@@ -24,32 +24,39 @@ func FuzzWalk(f *testing.F) {
 		if mode&2 != 0 {
 			tab.Mem = viewed{m}
 		}
-		last, n := uint64(0), 0
-		err := tab.Walk(start, end, func(e paging.Entry) bool {
-			if n > 0 && e.VA <= last {
-				t.Fatalf("%#x after %#x", e.VA, last)
-			}
-			last = e.VA
-			n++
-			if e.Size == 0 || e.VA&(e.Size-1) != 0 || e.Kind < paging.Present || e.Kind > paging.Bad {
-				t.Fatalf("%+v", e)
-			}
-			pa, size, err := tab.Translate(e.VA)
-			if e.Present() != (err == nil) || err == nil && (pa != e.Phys() || size != e.Size) {
-				if e.Kind != paging.Bad { // one that points to its ancestor translates
-					t.Fatalf("%+v: Translate = %#x, %#x, %v", e, pa, size, err)
-				}
-			}
-			if l, err := tab.Lookup(e.VA); e.Kind != paging.Bad && (err != nil || l != e) {
-				t.Fatalf("Lookup = %+v, %v, want %+v", l, err, e)
-			}
-			return n < 5000
-		})
-		var te *paging.TableError
-		if err != nil && !errors.Is(err, paging.ErrLimit) && !errors.As(err, &te) {
-			t.Fatal(err)
-		}
+		checkWalk(t, tab, start, end)
 	})
+}
+
+// checkWalk says that a walk ends, gives entries in order and agrees with Translate and
+// Lookup.
+func checkWalk(t *testing.T, tab paging.Tables, start, end uint64) {
+	t.Helper()
+	last, n := uint64(0), 0
+	err := tab.Walk(start, end, func(e paging.Entry) bool {
+		if n > 0 && e.VA <= last {
+			t.Fatalf("%#x after %#x", e.VA, last)
+		}
+		last = e.VA
+		n++
+		if e.Size == 0 || e.VA&(e.Size-1) != 0 || e.Kind < paging.Present || e.Kind > paging.Bad {
+			t.Fatalf("%+v", e)
+		}
+		pa, size, err := tab.Translate(e.VA)
+		if e.Present() != (err == nil) || err == nil && (pa != e.Phys() || size != e.Size) {
+			if e.Kind != paging.Bad { // one that points to its ancestor translates
+				t.Fatalf("%+v: Translate = %#x, %#x, %v", e, pa, size, err)
+			}
+		}
+		if l, err := tab.Lookup(e.VA); e.Kind != paging.Bad && (err != nil || l != e) {
+			t.Fatalf("Lookup = %+v, %v, want %+v", l, err, e)
+		}
+		return n < 5000
+	})
+	var te *paging.TableError
+	if err != nil && !errors.Is(err, paging.ErrLimit) && !errors.As(err, &te) {
+		t.Fatal(err)
+	}
 }
 
 // BenchmarkWalk walks 1 GiB of base pages, as a process that uses them has.

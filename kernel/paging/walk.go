@@ -52,9 +52,10 @@ func (t Tables) Walk(start, end uint64, fn func(Entry) bool) error {
 		w.budget += r.Len() / tableSize
 	}
 	w.budget += spareTables
-	w.Root &^= tableSize - 1
+	w.Root = w.root()
+	w.first = int(w.Root%tableSize) / 8
 
-	root, err := w.load(w.depth, w.Root)
+	root, err := w.load(w.depth, w.Root&^(tableSize-1))
 	if err != nil {
 		return &TableError{VA: start, Level: w.depth, Table: w.Root, Err: err}
 	}

@@ -11,7 +11,7 @@ me = os.getpid()
 for pid in sorted(int(p) for p in os.listdir("/proc") if p.isdigit()):
     if pid == me: continue
     b = "/proc/%d/" % pid
-    d = {"fds": {}, "ns": {}}
+    d = {"fds": {}, "ns": {}, "threads": {}}
     try: fds = os.listdir(b + "fd")
     except OSError: continue
     for n in fds:
@@ -23,6 +23,8 @@ for pid in sorted(int(p) for p in os.listdir("/proc") if p.isdigit()):
     for n in os.listdir(b + "ns"): d["ns"][n] = ln(b + "ns/" + n)
     for l in ("cwd", "root", "exe"): d[l] = ln(b + l)
     for f in ("cgroup", "status", "mountinfo", "cmdline", "environ", "maps", "uid_map", "gid_map", "stat", "timens_offsets", "comm"): d[f] = rd(b + f)
+    for tid in os.listdir(b + "task") if os.path.exists(b + "task") else (): d["threads"][tid] = {f: rd(b + "task/" + tid + "/" + f) for f in ("stat", "status", "comm", "children")}
+    d["timers"] = rd(b + "timers")
     out[pid] = d
 cg = {}
 for root, dirs, files in os.walk("/sys/fs/cgroup"):

@@ -1,4 +1,4 @@
-import os, sys, socket, select, signal, time, ctypes, fcntl, termios, struct, tempfile, mmap, pty
+import os, sys, socket, threading, select, signal, time, ctypes, fcntl, termios, struct, tempfile, mmap, pty
 libc = ctypes.CDLL(None, use_errno=True)
 kids = []
 def child(f):
@@ -152,8 +152,19 @@ def swapped():
             except OSError: pass # did what it could
     else: # before 5.19
         for v in "0", "max": open(d + "/memory.high", "w").write(v)
+def signals():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN); signal.signal(signal.SIGUSR2, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM, signal.SIGRTMIN + 3})
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGUSR1); os.kill(os.getpid(), signal.SIGRTMIN + 3); os.kill(os.getpid(), signal.SIGRTMIN + 3)
+def timers():
+    signal.setitimer(signal.ITIMER_REAL, 40000, 5.5); signal.setitimer(signal.ITIMER_PROF, 3000, 2)
+    for clock, signo, notify in (0, 10, 0), (1, 35, 1), (7, 12, 0), (2, 14, 0):
+        ev = struct.pack("Qii48x", 0x1122334455667788 + clock, signo, notify); t = ctypes.c_int()
+        if libc.timer_create(clock, ev, ctypes.byref(t)): raise OSError(ctypes.get_errno())
+        if libc.timer_settime(t, 0, struct.pack("qqqq", 7, 500, 50000, 0), None): raise OSError(ctypes.get_errno())
 
-for f in (hugeshm, swapped, files, gonecwd, chrooted, pipes, ptys, anon, sockets, creds, capped, namespaces, userns, pidtimens, many, cgroups, sec, seqpos):
+for f in (hugeshm, swapped, files, gonecwd, chrooted, pipes, ptys, anon, sockets, creds, capped, namespaces, userns, pidtimens, many, cgroups, sec, seqpos, signals, timers):
     child(f)
 if os.fork() == 0:
     bigenv()

@@ -132,8 +132,8 @@ func FuzzBTF(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for id := range b.offsets {
-			typ, err := b.byID(uint32(id))
+		for id := range b.count() {
+			typ, err := b.byID(id)
 			if err != nil {
 				continue
 			}
@@ -142,6 +142,63 @@ func FuzzBTF(f *testing.F) {
 			_, _ = typ.Lookup("a.b[1]")
 		}
 	})
+}
+
+// FuzzSplitBTF is FuzzBTF for the types of a module, over a base that is right.
+func FuzzSplitBTF(f *testing.F) {
+	base, err := ParseBTF([]byte{
+		0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0, 0, 0, 5, 0, 0, 0,
+		1, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 32, 0, 0, 1, 0, 'i', 'n', 't', 0,
+	})
+	require.NoError(f, err)
+	// A struct "own" with one member "int" of the base's type and name.
+	f.Add([]byte{
+		0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 24, 0, 0, 0, 24, 0, 0, 0, 4, 0, 0, 0,
+		5, 0, 0, 0, 1, 0, 0, 4, 4, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 'o', 'w', 'n', 0,
+	})
+	f.Fuzz(func(t *testing.T, blob []byte) {
+		b, err := ParseSplitBTF(blob, base)
+		if err != nil {
+			return
+		}
+		for id := range b.count() {
+			typ, err := b.byID(id)
+			if err != nil {
+				continue
+			}
+			_ = typ.String()
+			_, _ = typ.SizeOf()
+			_, _ = typ.Lookup("a.b[1]")
+		}
+		_, _ = b.Struct("own")
+		_ = b.HasFunc("own")
+		_, _, _ = b.PerCPU("own")
+	})
+}
+
+func TestSplitBTF(t *testing.T) {
+	base, err := ParseBTF([]byte{
+		0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0, 0, 0, 5, 0, 0, 0,
+		1, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 32, 0, 0, 1, 0, 'i', 'n', 't', 0,
+	})
+	require.NoError(t, err)
+	blob := []byte{
+		0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 24, 0, 0, 0, 24, 0, 0, 0, 4, 0, 0, 0,
+		5, 0, 0, 0, 1, 0, 0, 4, 4, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 'o', 'w', 'n', 0,
+	}
+	b, err := ParseSplitBTF(blob, base)
+	require.NoError(t, err)
+	own, err := b.Struct("own")
+	require.NoError(t, err)
+	f, err := own.Lookup("int")
+	require.NoError(t, err)
+	of, err := base.byID(1)
+	require.NoError(t, err)
+	require.Same(t, of, f.Type)
+	_, err = b.Struct("other")
+	require.ErrorIs(t, err, ErrNoType)
+	_, err = ParseSplitBTF(blob, b)
+	require.ErrorIs(t, err, ErrCorrupt)
 }
 
 func BenchmarkParseBTF(b *testing.B) {

@@ -3,10 +3,12 @@ package types
 import (
 	"debug/elf"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -239,4 +241,30 @@ func agreeOverKernel(t *testing.T, d *DWARF, b *BTF) (structs, members, ambiguou
 		members += differ(name, dt, bt, t.Errorf)
 	}
 	return structs, members, ambiguous
+}
+
+var vmlinuxFlag = flag.String("vmlinux", "", "vmlinux with debug information and BTF, to compare them")
+
+// TestDWARFAgreesWithBTFOfAKernel compares every structure of a whole kernel.
+func TestDWARFAgreesWithBTFOfAKernel(t *testing.T) {
+	if *vmlinuxFlag == "" {
+		t.Skip("wants 'make test-debug': a download of some 300 MB")
+	}
+	f, err := elf.Open(*vmlinuxFlag)
+	require.NoError(t, err)
+	defer f.Close()
+	blob, err := f.Section(".BTF").Data()
+	require.NoError(t, err)
+	b, err := ParseBTF(blob)
+	require.NoError(t, err)
+	data, err := f.DWARF()
+	require.NoError(t, err)
+	begin := time.Now()
+	d, err := ReadDWARF(data, 0)
+	require.NoError(t, err)
+	t.Logf("%d names indexed in %v", len(d.canonical), time.Since(begin))
+	structs, members, ambiguous := agreeOverKernel(t, d, b)
+	t.Logf("%d structures, %d members; %d names have several definitions", structs, members, ambiguous)
+	require.Greater(t, structs, 5000)
+	require.Less(t, ambiguous, structs/100)
 }

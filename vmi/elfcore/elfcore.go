@@ -124,15 +124,7 @@ func (f *File) CPUs(context.Context) ([]vmi.CPU, error) {
 
 // Machine returns the guest's architecture as uname -m has it, or "" for one that is
 // not known here.
-func (f *File) Machine() string {
-	switch f.machine {
-	case elf.EM_X86_64, elf.EM_386:
-		return "x86_64"
-	case elf.EM_AARCH64:
-		return "aarch64"
-	}
-	return ""
-}
+func (f *File) Machine() string { return elfhdr.MachineName(f.machine) }
 
 // VMCoreInfo implements [vmi.Notes].
 func (f *File) VMCoreInfo() []byte { return elfnote.VMCoreInfo(f.notes) }

@@ -41,8 +41,10 @@ func TestWrite(t *testing.T) {
 	back, path := written(t, m, o)
 
 	want := []vmi.Range{
-		{Start: 0x400, End: 0x8000}, {Start: 0x9000, End: 64 << 20},
-		{Start: 1 << 32, End: 1<<32 + 0x1000}, {Start: 1<<32 + 0x2000, End: 1<<32 + 0x4000},
+		{Start: 0x400, End: 0x8000},
+		{Start: 0x9000, End: 64 << 20},
+		{Start: 1 << 32, End: 1<<32 + 0x1000},
+		{Start: 1<<32 + 0x2000, End: 1<<32 + 0x4000},
 	}
 	require.Equal(t, want, back.Ranges())
 	for _, r := range want {

@@ -56,6 +56,7 @@ type File struct {
 	flags io.ReaderAt // kpageflags, or nil
 	t     *segment.Table
 	notes []byte
+	arch  string
 	close func() error
 }
 
@@ -100,10 +101,11 @@ func (f *File) parse() error {
 		}
 		return b, err
 	}
-	progs, _, err := elfhdr.Read(read, size)
+	progs, machine, err := elfhdr.Read(read, size)
 	if err != nil {
 		return err
 	}
+	f.arch = elfhdr.MachineName(machine)
 	// Kernels before 4.11 have 0 for all of them.
 	for _, p := range progs {
 		if p.Type == elf.PT_LOAD && p.Phys != 0 {
@@ -191,6 +193,9 @@ func zero(b []byte) bool {
 	}
 	return true
 }
+
+// Machine returns the architecture as uname -m has it.
+func (f *File) Machine() string { return f.arch }
 
 // VMCoreInfo implements [vmi.Notes]; since Linux 4.19.
 func (f *File) VMCoreInfo() []byte { return elfnote.VMCoreInfo(f.notes) }

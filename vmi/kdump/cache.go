@@ -3,7 +3,7 @@ package kdump
 import "sync"
 
 // cacheBytes is how much decompressed memory a File keeps.
-const cacheBytes = 32 << 20
+const cacheBytes = 16 << 20
 
 // cacheShards is the number of parts with a lock of their own.
 const cacheShards = 64

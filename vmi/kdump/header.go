@@ -103,7 +103,7 @@ func parseHeader(in *input) (h header, err error) {
 	if version < minVersion || version > maxVersion {
 		return h, fmt.Errorf("%w: kdump header version %d", vmi.ErrFormat, version)
 	}
-	machine, _, _ := bytes.Cut(b[atUTS+4*utsLen:atUTS+5*utsLen], []byte{0})
+	machine, _, _ := bytes.Cut(b[atUTS+utsMachine*utsLen:][:utsLen], []byte{0})
 	h.machine = string(machine)
 	block := le.Uint32(b[atBlockSize:])
 	h.shift = uint(bits.TrailingZeros32(block))

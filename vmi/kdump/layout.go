@@ -1,13 +1,12 @@
 package kdump
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/ovmigrate/ovmigrate/vmi"
@@ -23,33 +22,32 @@ type layout struct {
 	descs, data  uint64 // offsets; there is room for the descriptors of all pages
 
 	status     uint32 // how pages are compressed
-	machine    string
+	uts        uts
 	cpus       int
 	notes      []byte
-	vmcoreinfo []byte
+	vmcoreinfo vmcoreinfo
 }
 
-func newLayout(pages []pageRange, o *WriteOptions) (*layout, error) {
+func newLayout(mem vmi.Memory, pages []pageRange, o *WriteOptions) (*layout, error) {
 	flags, ok := map[Compression]uint32{Zlib: flagZlib, Zstd: flagZstd, None: 0}[o.Compression]
 	if !ok {
 		return nil, fmt.Errorf("no compression has the number %d", o.Compression)
 	}
 	l := &layout{
-		status: flags, machine: o.Machine, vmcoreinfo: o.VMCoreInfo, cpus: max(1, len(o.CPUs)),
+		status: flags, vmcoreinfo: o.VMCoreInfo, cpus: max(1, len(o.CPUs)),
 		notes: elfnote.AppendDump(nil, o.CPUs, o.VMCoreInfo),
 		end:   pages[len(pages)-1].end,
 	}
-	if l.machine == "" {
-		l.machine = machineX86
-	}
+	machine := cmp.Or(o.Machine, machineX86)
 	switch {
-	case l.machine != machineX86 && len(o.CPUs) > 0:
-		return nil, fmt.Errorf("registers are of x86-64, the machine is %s", l.machine)
-	case len(l.machine) >= utsLen:
+	case machine != machineX86 && len(o.CPUs) > 0:
+		return nil, fmt.Errorf("registers are of x86-64, the machine is %s", machine)
+	case len(machine) >= utsLen:
 		return nil, errors.New("the name of the machine is too long")
 	case len(l.notes) > maxNotes || len(l.vmcoreinfo) > maxVMCoreInfo:
 		return nil, errors.New("too many notes")
 	}
+	l.uts = readUTS(mem, l.vmcoreinfo, machine)
 	for _, r := range pages {
 		l.pages += r.end - r.start
 	}
@@ -71,9 +69,7 @@ func (l *layout) headers(written uint64) []byte {
 	b := make([]byte, block+subHeaderSize, block+subHeaderSize+len(l.notes))
 	copy(b, signature)
 	le.PutUint32(b[atVersion:], maxVersion)
-	for i, s := range [6]string{0: "Linux", 2: l.info("OSRELEASE"), 4: l.machine} {
-		copy(b[atUTS+i*utsLen:][:utsLen-1], s)
-	}
+	copy(b[atUTS:], l.uts[:])
 	now := time.Now()
 	le.PutUint64(b[atTimestamp:], uint64(now.Unix()))
 	le.PutUint64(b[atTimestamp+8:], uint64(now.Nanosecond()/1000))
@@ -88,8 +84,7 @@ func (l *layout) headers(written uint64) []byte {
 	put32(atNrCPUs, uint64(l.cpus))
 
 	s := b[block:]
-	physBase, _ := strconv.ParseInt(l.info("NUMBER(phys_base)"), 10, 64)
-	le.PutUint64(s[atPhysBase:], uint64(physBase))
+	le.PutUint64(s[atPhysBase:], l.vmcoreinfo.physBase())
 	le.PutUint64(s[atMaxMapnr64:], l.end)
 	if len(l.notes) > 0 {
 		const notes = block + subHeaderSize
@@ -101,16 +96,6 @@ func (l *layout) headers(written uint64) []byte {
 		}
 	}
 	return append(b, l.notes...)
-}
-
-// info returns a value of VMCOREINFO, or "".
-func (l *layout) info(key string) string {
-	for line := range bytes.Lines(l.vmcoreinfo) {
-		if k, v, ok := bytes.Cut(line, []byte{'='}); ok && string(k) == key {
-			return string(bytes.TrimSpace(v))
-		}
-	}
-	return ""
 }
 
 // bitmapWriter sets bits of a bitmap in a file, in ascending order.

@@ -40,7 +40,7 @@ func Write(ctx context.Context, path string, mem vmi.Memory, o *WriteOptions) er
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	l, err := newLayout(pages, o)
+	l, err := newLayout(mem, pages, o)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

@@ -41,14 +41,23 @@ func Below4G(size, below uint64) []Block {
 // parseLayout returns the layout that the parameters ask for, or else the file tells.
 func parseLayout(params url.Values, file io.ReaderAt, size uint64) ([]Block, error) {
 	for key := range params {
-		if key != "below4g" && key != "layout" {
-			return nil, fmt.Errorf("unknown parameter %q (known: below4g, layout)", key)
+		if key != "below4g" && key != "layout" && key != "base" {
+			return nil, fmt.Errorf("unknown parameter %q (known: base, below4g, layout)", key)
 		}
 	}
-	below, layout := params.Get("below4g"), params.Get("layout")
+	below, layout, base := params.Get("below4g"), params.Get("layout"), params.Get("base")
 	switch {
-	case below != "" && layout != "":
-		return nil, errors.New("below4g and layout exclude each other")
+	case len(params) > 1:
+		return nil, errors.New("base, below4g and layout exclude each other")
+	case base != "":
+		n, err := parseSize(base)
+		if err != nil {
+			return nil, fmt.Errorf("base: %w", err)
+		}
+		if n%vmi.PageSize != 0 || n+size < n {
+			return nil, fmt.Errorf("base=%s: must be whole pages, and %d MiB must have room behind it", base, size>>20)
+		}
+		return []Block{{vmi.Phys(n), 0, size}}, nil
 	case below != "":
 		n, err := parseSize(below)
 		if err != nil {

@@ -9,7 +9,10 @@
 //	file       0 ........ below4g ........ size
 //	guest      0 ........ below4g   4G ... 4G + size - below4g
 //
-// Up to 2 GiB there is nothing to know. Above, the file of a QEMU machine cannot tell,
+// RAM of an arm64 machine is in one piece, but begins elsewhere: QEMU's "virt" has it
+// from 1 GiB on, "ram?base=1G".
+//
+// Up to 2 GiB there is nothing to know of a PC. Above, the file of a QEMU machine cannot tell,
 // and the caller must: "ram?below4g=2G". Or open the machine by its QMP socket
 // (package qemu), which knows. Firecracker and Cloud Hypervisor leave a memory map
 // where it stays (see [BootLayout]), so that a memory file of theirs needs nothing.
@@ -70,7 +73,7 @@ type File struct {
 // WritableFile is a File opened for writing, a [vmi.Writer] in addition.
 type WritableFile struct{ *File }
 
-// Open opens "PATH", "PATH?below4g=SIZE", "PATH?layout=identity" or
+// Open opens "PATH", "PATH?base=PHYS", "PATH?below4g=SIZE", "PATH?layout=identity" or
 // "PATH?layout=PHYS:OFFSET:LENGTH,…"; sizes take K, M, G, T. The result is a
 // *WritableFile if o asks for it, else a *File. Errors: as os.Open; vmi.ErrFormat
 // for a file that cannot be RAM; and where the layout is not known, an error that

@@ -103,3 +103,15 @@ func Notes(read Reader, progs []Prog) ([]byte, error) {
 	}
 	return notes, nil
 }
+
+// MachineName returns what uname -m says on a machine, or "" for one that is not
+// known here.
+func MachineName(m elf.Machine) string {
+	switch m {
+	case elf.EM_X86_64, elf.EM_386: // QEMU says 386 while processor 0 is not in long mode
+		return "x86_64"
+	case elf.EM_AARCH64:
+		return "aarch64"
+	}
+	return ""
+}

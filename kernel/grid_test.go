@@ -1,0 +1,178 @@
+package kernel_test
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const supportDoc = "../docs/kernel-support.md"
+
+// updating says whether tables in the documentation are to be rewritten.
+func updating() bool { return flag.Lookup("update").Value.String() == "true" }
+
+// grid collects what came of each row's test on each machine, and compares it with a
+// table in docs/kernel-support.md. Its methods are safe for concurrent use.
+type grid struct {
+	name, kind string // of the table, and of a row
+	machines   []machine
+	rows       []string
+
+	mu       sync.Mutex
+	releases map[string]string    // of kernels, by machine
+	cells    map[[2]string]string // by machine and row
+}
+
+const (
+	cellPassed  = "✓"
+	cellFailed  = "✗"
+	cellSkipped = "–" // the kernel does not have it
+)
+
+func newGrid(name, kind string, machines []machine, rows []string) *grid {
+	return &grid{
+		name: name, kind: kind, machines: machines, rows: rows,
+		releases: map[string]string{}, cells: map[[2]string]string{},
+	}
+}
+
+// booted stores the release of the kernel on a machine.
+func (g *grid) booted(machine, release string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.releases[machine] = release
+}
+
+// set stores what a test has come to.
+func (g *grid) set(machine, row string, t *testing.T) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	cell := cellPassed
+	switch {
+	case t.Failed():
+		cell = cellFailed
+	case t.Skipped():
+		cell = cellSkipped
+	}
+	g.cells[[2]string{machine, row}] = cell
+}
+
+// fill stores that every row has failed on a machine that did not get so far as to be
+// known by its release.
+func (g *grid) fill(machine string, t *testing.T) {
+	g.mu.Lock()
+	release := g.releases[machine]
+	g.mu.Unlock()
+	for _, r := range g.rows {
+		if release == "" {
+			g.set(machine, r, t)
+		}
+	}
+}
+
+// compareDocs compares the grid with the table in the documentation, as far as tests
+// have been run; -update writes those cells there.
+func (g *grid) compareDocs(t *testing.T) {
+	b, err := os.ReadFile(supportDoc)
+	require.NoError(t, err)
+	begin, end := fmt.Sprintf("<!-- %s: begin -->\n", g.name), fmt.Sprintf("<!-- %s: end -->\n", g.name)
+	before, rest, ok1 := strings.Cut(string(b), begin)
+	old, after, ok2 := strings.Cut(rest, end)
+	require.True(t, ok1 && ok2, "%s has no markers for %q", supportDoc, g.name)
+	was := newGrid(g.name, g.kind, g.machines, g.rows)
+	was.parse(old)
+	if updating() {
+		maps.Copy(was.releases, g.releases)
+		maps.Copy(was.cells, g.cells)
+		require.NoError(t, os.WriteFile(supportDoc, []byte(before+begin+was.table()+end+after), 0o644))
+		return
+	}
+	for cell, mark := range g.cells {
+		assert.Equal(t, was.cells[cell], mark, "%s on %s is not as in %s; -update writes it", cell[1], cell[0], supportDoc)
+	}
+	for name, release := range g.releases {
+		switch {
+		case series(was.releases[name]) == series(release):
+		case strings.HasPrefix(name, "sid-"): // moves on all the time
+			t.Logf("%s is %s now, in %s %s", name, release, supportDoc, was.releases[name])
+		default:
+			t.Errorf("%s is %s, in %s %q", name, release, supportDoc, was.releases[name])
+		}
+	}
+	if all := len(g.machines) * len(g.rows); len(g.cells) == all {
+		assert.Len(t, was.cells, all, "cells of the table")
+	}
+}
+
+// series returns the first two numbers of a release: a stable release of Debian
+// changes the others.
+func series(release string) string {
+	return regexp.MustCompile(`^\d+\.\d+`).FindString(release)
+}
+
+// table is the grid as Markdown: machines, then rows by machine.
+func (g *grid) table() string {
+	var b strings.Builder
+	b.WriteString("| machine | kernel |\n|---|---|\n")
+	for _, m := range g.machines {
+		fmt.Fprintf(&b, "| %s | %s |\n", m.name, g.releases[m.name])
+	}
+	fmt.Fprintf(&b, "\n| %s |", g.kind)
+	for _, m := range g.machines {
+		fmt.Fprintf(&b, " %s |", m.name)
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(g.machines)) + "\n")
+	for _, r := range g.rows {
+		fmt.Fprintf(&b, "| %s |", r)
+		for _, m := range g.machines {
+			fmt.Fprintf(&b, " %s |", g.cells[[2]string{m.name, r}])
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// parse reads what table has written.
+func (g *grid) parse(text string) {
+	var heads []string
+	for line := range strings.Lines(text) {
+		var f []string
+		for c := range strings.SplitSeq(strings.Trim(strings.TrimSpace(line), "|"), "|") {
+			f = append(f, strings.TrimSpace(c))
+		}
+		switch {
+		case f[0] == g.kind:
+			heads = f
+		case len(f) < 2 || f[0] == "machine" || strings.HasPrefix(f[0], "---"):
+		case heads == nil:
+			g.releases[f[0]] = f[1]
+		default:
+			for i := 1; i < min(len(f), len(heads)); i++ {
+				g.cells[[2]string{heads[i], f[0]}] = f[i]
+			}
+		}
+	}
+}
+
+func TestGrid(t *testing.T) {
+	g := newGrid("x", "row", []machine{{name: "a b"}, {name: "c"}}, []string{"r", "s t"})
+	for i, m := range g.machines {
+		g.booted(m.name, fmt.Sprintf("6.%d.0-x", i))
+		for j, r := range g.rows {
+			g.cells[[2]string{m.name, r}] = []string{cellPassed, cellFailed, cellSkipped}[i+j]
+		}
+	}
+	back := newGrid("x", "row", nil, nil)
+	back.parse(g.table())
+	require.Equal(t, g.releases, back.releases)
+	require.Equal(t, g.cells, back.cells)
+	require.Equal(t, "6.12", series("6.12.117+deb13-rt-amd64"))
+}
