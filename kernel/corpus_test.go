@@ -35,15 +35,9 @@ var absent = []struct{ layout, kernel, reason string }{
 	{"fpstateLayout", "arm64", "x86 registers"},
 	{"inactiveTaskFrameLayout", "arm64", "x86 stacks"},
 	{"orcEntryLayout", "arm64", "x86 stacks"},
-	{"threadSPLayout", "arm64", "x86 stacks"},
-	{"tickSchedLayout", "sid", "idle times are with all others since 7.1"},
-	{"btfLayout", "bullseye", "modules have types since 5.11"},
-	{"btfModuleLayout", "bullseye", "modules have types since 5.11"},
 	{"ptRegsLayout", "arm64", "x86 registers"},
 	{"threadStateLayout", "arm64", "x86 registers"},
 	{"vdsoImageLayout", "arm64", "its vDSO is described otherwise"},
-	{"orcEntryLayout", "arm64", "its stacks have frame pointers"},
-	{"inactiveTaskFrameLayout", "arm64", "its stacks have frame pointers"},
 }
 
 // absence returns why the kernel of a name may lack a layout.

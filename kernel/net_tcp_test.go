@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,9 @@ func checkTCPInfo(t *testing.T, z *netZoo) {
 	connections := 0
 	z.held(t, func(name string, h netHolder, want *heldSocket, s *kernel.Socket) {
 		info, ok := want.Options["info"].([]any)
+		if strings.HasSuffix(name, " syn_sent") {
+			return // gives up some minutes after its owner asked
+		}
 		if !ok {
 			_, err := s.TCP()
 			require.ErrorIs(t, err, kernel.ErrWrongKind)
@@ -35,7 +39,7 @@ func checkTCPInfo(t *testing.T, z *netZoo) {
 			equal("inq", recv, want.Options["inq"])
 			equal("unsent", got.WriteSeq-got.SndNxt, want.Options["unsent"])
 		}
-		if s.State == kernel.TCPListen || s.State == kernel.TCPSynSent {
+		if s.State == kernel.TCPListen {
 			return
 		}
 		connections++
