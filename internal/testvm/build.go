@@ -208,6 +208,11 @@ func (b *builder) install(ctx context.Context, root, src string) error {
 	}
 	if b.Arch != "" {
 		programs = nil // no compiler for it
+		for _, d := range foreignDirs {
+			if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+				return err
+			}
+		}
 	}
 	for _, c := range programs {
 		exe := filepath.Join(opt, strings.TrimSuffix(filepath.Base(c), ".c"))

@@ -13,6 +13,9 @@ var foreignPackages = []string{
 	"busybox-static", "iproute2", "kmod", "linux-image-cloud-arm64", "procps", "psmisc", "python3",
 }
 
+// foreignDirs are directories that the scripts of base-files would have made.
+var foreignDirs = []string{"media", "mnt", "opt", "srv"}
+
 // foreignBase makes the root file system of another architecture, whose programs do
 // not run here: packages are unpacked, and the little that their scripts would have
 // done to a system that runs nothing of its own is done instead. debootstrap fetches

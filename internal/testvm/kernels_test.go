@@ -27,7 +27,7 @@ func TestKernelsAreKnown(t *testing.T) {
 			own = append(own, k.Name)
 		}
 	}
-	require.Equal(t, []string{"bookworm-cloud", "trixie-cloud"}, own)
+	require.Equal(t, []string{"bookworm-cloud", "trixie-cloud", "bookworm-arm64"}, own)
 	_, err := findKernel("potato-rt")
 	require.ErrorContains(t, err, `kernel "potato-rt": unknown; there are bullseye-cloud, `)
 	require.NotEqual(t, Kernels()[0].label(), Kernel{Name: "bullseye-cloud", Arch: "arm64"}.label())

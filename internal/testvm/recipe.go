@@ -83,7 +83,11 @@ func (s Suite) baseKey() string {
 func (s Suite) imageKey() string { return s.imageKeyOf(sources) }
 
 func (s Suite) imageKeyOf(files fs.FS) string {
-	return digest([]string{"image", recipeVersion, s.baseKey(), strings.Join(s.Modules, ",")}, files)
+	parts := []string{"image", recipeVersion, s.baseKey(), strings.Join(s.Modules, ",")}
+	if s.Arch != "" {
+		parts = append(parts, strings.Join(foreignDirs, ","))
+	}
+	return digest(parts, files)
 }
 
 // digest hashes the strings and the names and contents of all source files, tests

@@ -280,3 +280,30 @@ func BenchmarkRead(b *testing.B) {
 		})
 	}
 }
+
+// RAM of an arm64 machine begins elsewhere, and with what a process may have put there.
+func TestBase(t *testing.T) {
+	path := sparse(t, 4<<20, 0, 3)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("\x7fELF\x02\x01\x01"), 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	_, err = vmi.Open(t.Context(), path, nil)
+	require.ErrorIs(t, err, vmi.ErrFormat)
+
+	m := open(t, path+"?base=1G", nil)
+	require.Equal(t, []vmi.Range{{Start: 1 << 30, End: 1<<30 + 4<<20}}, m.Ranges())
+	p := make([]byte, 4)
+	_, err = m.ReadPhys(p, 1<<30+3*vmi.PageSize)
+	require.NoError(t, err)
+	require.Equal(t, []byte{3, 3, 3, 3}, p)
+	var fault *vmi.FaultError
+	_, err = m.ReadPhys(p, 0)
+	require.ErrorAs(t, err, &fault)
+
+	for _, bad := range []string{"base=1", "base=x", "base=0xfffffffffffff000", "base=1G&below4g=2G"} {
+		_, err := vmi.Open(t.Context(), path+"?"+bad, nil)
+		require.Error(t, err, bad)
+	}
+}
