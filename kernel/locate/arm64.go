@@ -3,6 +3,8 @@ package locate
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/kernel/symbols"
@@ -146,7 +148,8 @@ func (f *finder) finishARM64(g *Guest, img space) error {
 	return f.checkFormat(g, img)
 }
 
-// exports adds the variables that the kernel exports to its symbols.
+// exports adds the variables that the kernel exports, or names in VMCOREINFO, to its
+// symbols.
 func (f *finder) exports(g *Guest, img space) error {
 	b, err := f.imageBytes(img, g.VirtBase, g.VirtBase+maxImage)
 	if err != nil {
@@ -156,11 +159,20 @@ func (f *finder) exports(g *Guest, img space) error {
 	if err != nil {
 		return err
 	}
+	exported := len(more)
+	for _, key := range g.VMCoreInfo.Keys() {
+		name := strings.TrimSuffix(strings.TrimPrefix(key, "SYMBOL("), ")")
+		a, err := g.VMCoreInfo.Symbol(name)
+		known := slices.ContainsFunc(more, func(s symbols.Symbol) bool { return s.Name == name })
+		if err == nil && !known {
+			more = append(more, symbols.Symbol{Name: name, Addr: a, Type: 'D'})
+		}
+	}
 	all, err := g.Symbols.With(more)
 	if err != nil {
 		return err
 	}
-	g.step("symbols of variables", fmt.Sprintf("%d exported symbols by content", len(more)), "their functions are where kallsyms has them")
+	g.step("symbols of variables", fmt.Sprintf("%d exported symbols by content, %d more of VMCOREINFO", exported, len(more)-exported), "functions that are exported are where kallsyms has them")
 	g.Symbols = all
 	return nil
 }
