@@ -50,7 +50,9 @@ func checkModules(t *testing.T, z *zoo) {
 	t.Run("symbols", func(t *testing.T) { compareModuleSymbols(z.k, dump).report(t) })
 	t.Run("lookup", func(t *testing.T) { compareSymbolLookup(z.k).report(t) })
 	t.Run("log", func(t *testing.T) { compareLog(z.k, dump).report(t) })
-	t.Run("types", func(t *testing.T) { compareModuleTypes(t, z.k, z.vm) })
+	if _, err := z.k.Types().Struct("btf_module"); err == nil { // since 5.11
+		t.Run("types", func(t *testing.T) { compareModuleTypes(t, z.k, z.vm) })
+	}
 }
 
 // compareModuleTypes compares the types of all modules that have any.
