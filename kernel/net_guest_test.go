@@ -118,7 +118,7 @@ func startNetZoo(t *testing.T, vm *testvm.VM) *netZoo {
 		_, err := vm.StartProcess(ctx, testvm.Process{Argv: []string{"python3", "/root/netzoo.py"}, Stdout: "/root/netzoo.log", Dir: "/root"})
 		require.NoError(t, err)
 	}
-	z := &netZoo{vm: vm, ram: vm.RAMPath(), holders: make([]netHolder, 2)}
+	z := &netZoo{vm: vm, ram: vm.RAMTarget(), holders: make([]netHolder, 2)}
 	for i := range z.holders {
 		var out []byte
 		err := testvm.Wait(ctx, "netzoo.py", func() (ok bool, err error) {
