@@ -25,6 +25,11 @@ guests: deps
 test: deps lint test-short guests
 	$(GO) test -p 1 -timeout 30m ./...
 
+# As test, on all kernels that Debian ships: an hour more.
+test-kernels: export OVM_KERNELS = all
+test-kernels: deps guests
+	$(GO) test -p 1 -timeout 120m ./kernel/... ./examples/ovm
+
 test-short: deps
 	$(GO) test -short -race ./...
 

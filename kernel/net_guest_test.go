@@ -60,7 +60,7 @@ type netView struct {
 
 // netGuests are the guests that the tests of sockets and devices run on.
 var netGuests = []testvm.Config{
-	{Kernel: "bullseye-cloud"}, {Suite: "bookworm"}, {Suite: "trixie"}, {Kernel: "sid-cloud"},
+	{Kernel: "bullseye-cloud"}, {Suite: "bookworm"}, {Suite: "trixie"}, {Kernel: "sid-generic"},
 }
 
 // netChecks are all that is compared of a network namespace.

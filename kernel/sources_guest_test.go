@@ -104,7 +104,7 @@ func qemuDump(format string, paging bool) func(t *testing.T, vm *testvm.VM, dir 
 func sourceMachines() []machine {
 	var all []machine
 	for _, k := range []string{"bookworm-cloud", "sid-generic"} {
-		all = append(all, machine{name: k, config: testvm.Config{Kernel: k}})
+		all = append(all, machine{k, testvm.Config{Kernel: k}, k == "bookworm-cloud"})
 	}
 	return all
 }
@@ -126,6 +126,9 @@ func TestSources(t *testing.T) {
 	g := newGrid("sources", "source", sourceMachines(), rows)
 	t.Cleanup(func() { g.compareDocs(t) })
 	for _, m := range g.machines {
+		if !m.chosen() {
+			continue
+		}
 		t.Run(m.name, func(t *testing.T) {
 			defer g.fill(m.name, t)
 			for _, kind := range kinds {

@@ -80,8 +80,12 @@ func (k *Kernel) timekeeperAddr() (Addr, error) {
 		return k.searchTimekeeper(err)
 	}
 	// struct { seqcount_raw_spinlock_t seq; struct timekeeper timekeeper; } with
-	// seq 4 bytes without lock debugging, timekeeper aligned to 8.
-	return a.Add(8), nil
+	// timekeeper aligned to 8. The counter of a realtime kernel knows its lock.
+	seq, err := k.types.Struct("seqcount_raw_spinlock")
+	if err != nil {
+		return 0, err
+	}
+	return a.Add((seq.Size + 7) &^ 7), nil
 }
 
 // searchTimekeeper finds the timekeeper of a kernel without symbols of variables by

@@ -20,7 +20,7 @@ var (
 	suites = []string{"bookworm", "trixie"}
 
 	// procGuests are suites and kernels that TestProc looks at.
-	procGuests = append([]string{"bullseye-cloud", "sid-cloud"}, suites...)
+	procGuests = append([]string{"bullseye-cloud", "sid-generic"}, suites...)
 )
 
 // ovm runs the program in this process and returns what it wrote to standard output.

@@ -108,7 +108,7 @@ func TestPickMirror(t *testing.T) {
 
 // A kernel that the disk has no modules for finds all that a guest loads.
 func TestOtherKernels(t *testing.T) {
-	for name, release := range map[string]string{"bullseye-rt": "5.10.", "sid-generic": "7."} {
+	for name, release := range map[string]string{"bookworm-rt": "6.1.", "sid-generic": "7."} {
 		t.Run(name, func(t *testing.T) {
 			vm := Start(t, Config{Kernel: name})
 			t.Logf("booted in %v", vm.BootTime())

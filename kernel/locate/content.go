@@ -78,14 +78,14 @@ func (f *finder) byContent() ([]*Guest, error) {
 
 var errNoBanner = errors.New("no linux_banner that fits its addresses")
 
-// fromTables follows a symbol table that lies at guest-physical addresses a. banner is
-// where the kernel's banner lies, 0 if that is to be found out.
-func (f *finder) fromTables(raw space, a symbols.Addrs, banner uint64) (*Guest, error) {
+// fromTables follows a symbol table that lies at guest-physical addresses a. rodata is
+// where the kernel's read-only data begins, 0 if that is not known.
+func (f *finder) fromTables(raw space, a symbols.Addrs, rodata uint64) (*Guest, error) {
 	t, layout, err := symbols.Open(raw.read, a, func(t *symbols.Table) bool { return plausible(t, a.TokenTable) })
 	if err != nil {
 		return nil, err
 	}
-	sym := t.Resolve("_stext", "_text", "linux_banner", "init_top_pgt", "phys_base", "sme_me_mask")
+	sym := t.Resolve("_stext", "_text", "linux_banner", "init_top_pgt", "phys_base", "sme_me_mask", "__start_rodata")
 	for _, n := range []string{"linux_banner", "init_top_pgt", "phys_base"} {
 		if _, ok := sym[n]; !ok {
 			return nil, fmt.Errorf("it has no %s", n)
@@ -104,7 +104,7 @@ func (f *finder) fromTables(raw space, a symbols.Addrs, banner uint64) (*Guest, 
 		for n := range sym {
 			sym[n] += delta
 		}
-	} else if err := f.byBanner(g, raw, sym, a, banner); err != nil {
+	} else if err := f.place(g, raw, sym, a, rodata); err != nil {
 		return nil, err
 	}
 	g.VirtBase = sym["_text"]
@@ -131,10 +131,29 @@ func plausible(t *symbols.Table, table uint64) bool {
 	return ok1 && ok2 && (virtual || near) && text%textAlign == 0 && stext-text < textAlign
 }
 
+// place finds where the kernel lies: the symbol table has the virtual address of
+// read-only data, or of the banner, whose text is somewhere near the table.
+func (f *finder) place(g *Guest, raw space, sym map[string]uint64, a symbols.Addrs, rodata uint64) error {
+	if start, ok := sym["__start_rodata"]; ok && rodata != 0 {
+		return f.placeAt(g, sym, start-rodata)
+	}
+	return f.byBanner(g, raw, sym, a)
+}
+
+// placeAt checks that the kernel is mapped delta above where it lies.
+func (f *finder) placeAt(g *Guest, sym map[string]uint64, delta uint64) (err error) {
+	g.PhysBase = int64(startKernelMap - delta)
+	for _, g.Levels = range []int{4, 5} {
+		if err = f.mapped(g, f.image(g), sym["_stext"], sym["init_top_pgt"]); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 // byBanner finds where the kernel lies: the symbol table says the banner's virtual
-// address, and the text itself is at the address banner, or if that is 0 somewhere near
-// the table.
-func (f *finder) byBanner(g *Guest, raw space, sym map[string]uint64, a symbols.Addrs, banner uint64) error {
+// address, and the text itself is somewhere near the table.
+func (f *finder) byBanner(g *Guest, raw space, sym map[string]uint64, a symbols.Addrs) error {
 	const near = 32 << 20
 	if sym["_text"] >= startKernelMap+imageSpace {
 		return fmt.Errorf("_text %#x is no address of a kernel image", sym["_text"])
@@ -145,11 +164,7 @@ func (f *finder) byBanner(g *Guest, raw space, sym map[string]uint64, a symbols.
 		return errNoBanner
 	}
 	from = max(from, uint64(r.Start))
-	size := 2 * near
-	if banner != 0 {
-		from, size = banner, len(bannerTag)
-	}
-	b, err := raw.upTo(from, size)
+	b, err := raw.upTo(from, 2*near)
 	if err != nil {
 		return err
 	}
@@ -164,11 +179,8 @@ func (f *finder) byBanner(g *Guest, raw space, sym map[string]uint64, a symbols.
 		if delta%textAlign != 0 {
 			continue
 		}
-		g.PhysBase = int64(startKernelMap - delta)
-		for _, g.Levels = range []int{4, 5} {
-			if err = f.mapped(g, f.image(g), sym["_stext"], sym["init_top_pgt"]); err == nil {
-				return nil
-			}
+		if err = f.placeAt(g, sym, delta); err == nil {
+			return nil
 		}
 	}
 }

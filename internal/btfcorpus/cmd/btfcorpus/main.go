@@ -24,7 +24,7 @@ func main() {
 
 func run(debs []string) error {
 	if len(debs) == 0 {
-		return fmt.Errorf("usage: btfcorpus SUITE/PACKAGE.deb ...")
+		return fmt.Errorf("usage: btfcorpus SUITE/PACKAGE.deb…")
 	}
 	words, err := btfcorpus.WordsOf("kernel", "signal", "checkpoint", "examples")
 	if err != nil {

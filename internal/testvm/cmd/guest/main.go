@@ -14,7 +14,8 @@ import (
 )
 
 const usage = `usage:
-  guest build [SUITE|KERNEL...]                build images (all) in $OVM_CACHE or the user's cache
+  guest build [SUITE|KERNEL...]                build images in $OVM_CACHE or the user's cache: what tests need,
+                                               and all kernels with $OVM_KERNELS=all
   guest kernels                                list the kernels that -kernel takes
   guest run SUITE -dir DIR [flags]             boot; Ctrl-C stops it (guest run -h for the flags)
   guest run SUITE -dir DIR -daemon [flags]     boot in the background; guest stop ends it
@@ -60,7 +61,9 @@ func build(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		suites = testvm.Suites()
 		for _, k := range testvm.Kernels() {
-			kernels = append(kernels, k.Name)
+			if k.Chosen() {
+				kernels = append(kernels, k.Name)
+			}
 		}
 	}
 	// Debootstrap mostly waits for one download or one processor.
