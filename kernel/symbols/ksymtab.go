@@ -66,8 +66,10 @@ func referring(region []byte, seed string) (entries []int) {
 }
 
 // appendExports appends the entries around the one at offset at, as far as they make
-// sense. seen notes those that were visited.
+// sense, unless they are so few that it was chance. seen notes those that were visited.
 func appendExports(all []Symbol, region []byte, base uint64, at int, seen map[int]bool) []Symbol {
+	const chance = 64
+	first := len(all)
 	for _, step := range []int{exportSize, -exportSize} {
 		for e := at; len(all) < maxExports; e += step {
 			s, ok := export(region, base, e)
@@ -79,6 +81,9 @@ func appendExports(all []Symbol, region []byte, base uint64, at int, seen map[in
 				all = append(all, s)
 			}
 		}
+	}
+	if len(all)-first < chance {
+		return all[:first]
 	}
 	return all
 }
