@@ -1,6 +1,6 @@
 # make demo    the main job, on this machine, from nothing
 # make test    everything, guests included: 'make deps guests' first, done by itself
-.PHONY: help deps guests test test-short test-debug lint demo bench clean clean-guests
+.PHONY: help deps guests pairs test checks test-short test-kernels test-debug lint demo bench clean clean-guests
 
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
@@ -10,6 +10,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo 'make test-short   unit tests with the race detector, no guests'
 	@echo 'make lint         vet, staticcheck, gofumpt, layers'
+	@echo 'make test-kernels tests of reading on all kernels: an hour'
 	@echo 'make test-debug   DWARF against BTF over a whole kernel; downloads 300 MB'
 	@echo 'make guests       build the guest images (cached: $$OVM_CACHE or ~/.cache/ovmigrate)'
 	@echo 'make deps bench clean clean-guests'
@@ -21,9 +22,19 @@ deps:
 guests: deps
 	@$(GO) run ./internal/testvm/cmd/guest build >/dev/null
 
-# Packages one at a time: each boots guests, and two of them make a small machine slow.
-test: deps lint test-short guests
-	$(GO) test -p 1 -timeout 30m ./...
+# The guests that processes move between.
+pairs: deps
+	@$(GO) run ./internal/testvm/cmd/guest build bookworm trixie >/dev/null
+
+# Guests are built meanwhile: that is mostly waiting for downloads. Then packages one at a
+# time: each boots guests, and two of them make a small machine slow.
+test: deps
+	@$(MAKE) --no-print-directory -j 2 checks guests
+	$(GO) test -p 1 -timeout 40m ./...
+
+checks:
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test-short
 
 # As test, on all kernels that Debian ships: an hour more.
 test-kernels: export OVM_KERNELS = all
@@ -46,10 +57,10 @@ lint:
 		if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):" $$out >&2; exit 1; fi
 	$(GO) test ./internal/lint
 
-demo: deps guests
+demo: pairs
 	@$(GO) run ./examples/demo
 
-bench: deps guests
+bench: pairs
 	@$(GO) run ./internal/bench
 
 clean:
