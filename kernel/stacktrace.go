@@ -179,12 +179,16 @@ func ptRegsOf(c vmi.CPU) *PtRegs {
 }
 
 // CPUNumber returns the number that the guest gives to a virtual processor: the one
-// whose per-CPU area its GS register points to. The error wraps ErrCorrupt if there
-// is none. Source: arch/x86/kernel/cpu/common.c:switch_gdt_and_percpu_base.
+// whose per-CPU area its GS register points to. Just before or after it was in user
+// mode, GS may be that of the user, and not all sources know the other one: a machine
+// with more than one processor then cannot tell. The error wraps ErrCorrupt. Source: arch/x86/kernel/cpu/common.c:switch_gdt_and_percpu_base.
 func (k *Kernel) CPUNumber(c vmi.CPU) (int, error) {
 	cpus, err := k.OnlineCPUs()
 	if err != nil {
 		return 0, err
+	}
+	if len(cpus) == 1 {
+		return cpus[0], nil
 	}
 	table, err := k.Symbol("__per_cpu_offset")
 	if err != nil {
