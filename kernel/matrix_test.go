@@ -1,7 +1,6 @@
 package kernel_test
 
 import (
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -52,7 +51,7 @@ type machine struct {
 }
 
 func (m machine) chosen() bool {
-	return m.always && testvm.Chosen(m.config.Kernel) || os.Getenv("OVM_KERNELS") == "all"
+	return m.always && testvm.Chosen(m.config.Kernel) || testvm.AllKernels()
 }
 
 // machines are all kernels, and some of them once more on other machines.

@@ -33,7 +33,6 @@ var schedGuests = []struct {
 	config    testvm.Config
 }{
 	{"bullseye", "", testvm.Config{Kernel: "bullseye-cloud"}},
-	{"bookworm", "", testvm.Config{Suite: "bookworm"}},
 	{"trixie", "", testvm.Config{Suite: "trixie"}},
 	{"sid", "", testvm.Config{Kernel: "sid-generic"}},
 	{"bookworm-v1", "v1", testvm.Config{Suite: "bookworm"}},

@@ -157,15 +157,40 @@ func (k *Kernel) CPUStack(c vmi.CPU) (*StackTrace, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := k.TaskAt(rq.Curr)
-	if err != nil {
-		return nil, err
-	}
 	s := unwindState{
 		ip: Addr(regs.IP), sp: Addr(regs.SP), bp: Addr(regs.BP), interrupted: true, regs: regs,
-		stacks: append(k.cpuStacks(cpu), t.stackRange()),
+		stacks: k.cpuStacks(cpu),
+	}
+	// While it changes from one task to another, the two are different.
+	current, err := k.hotPerCPU("current_task", cpu)
+	if err != nil {
+		current = rq.Curr
+	}
+	for _, a := range []Addr{rq.Curr, current} {
+		t, err := k.TaskAt(a)
+		if err != nil {
+			return nil, err
+		}
+		s.stacks = append(s.stacks, t.stackRange())
 	}
 	return unwind(code, u, s), nil
+}
+
+// hotPerCPU reads a pointer that a processor has in a variable of its own or, from 6.2
+// to 6.14, in its pcpu_hot.
+func (k *Kernel) hotPerCPU(name string, cpu int) (Addr, error) {
+	p, err := k.PerCPU(name, cpu)
+	if err != nil {
+		var off int
+		if off, err = k.offsetOf("pcpu_hot", name); err != nil {
+			return 0, err
+		}
+		if p, err = k.PerCPU("pcpu_hot", cpu); err != nil {
+			return 0, err
+		}
+		p = p.Add(off)
+	}
+	return k.ReadAddr(p)
 }
 
 // ptRegsOf arranges the registers of a virtual processor as the kernel does.
@@ -211,19 +236,9 @@ func (k *Kernel) CPUNumber(c vmi.CPU) (int, error) {
 // of them that the kernel has. Source: arch/x86/kernel/dumpstack_64.c:get_stack_info.
 func (k *Kernel) cpuStacks(cpu int) []stackRange {
 	var all []stackRange
-	irq, err := k.PerCPU("hardirq_stack_ptr", cpu)
-	if err != nil { // 6.2 to 6.14
-		off, oerr := k.offsetOf("pcpu_hot", "hardirq_stack_ptr")
-		if irq, err = k.PerCPU("pcpu_hot", cpu); oerr != nil {
-			err = oerr
-		}
-		irq = irq.Add(off)
-	}
-	if err == nil {
-		if top, err := k.ReadAddr(irq); err == nil && top.IsKernel() {
-			top = (top + 8) &^ 0xfff // it points to the last word, or behind it
-			all = append(all, stackRange{top.Add(-k.threadSize()), top})
-		}
+	if top, err := k.hotPerCPU("hardirq_stack_ptr", cpu); err == nil && top.IsKernel() {
+		top = (top + 8) &^ 0xfff // it points to the last word, or behind it
+		all = append(all, stackRange{top.Add(-k.threadSize()), top})
 	}
 	if p, err := k.PerCPU("cea_exception_stacks", cpu); err == nil {
 		a, err := k.ReadAddr(p)

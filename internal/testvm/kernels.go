@@ -23,7 +23,10 @@ type Kernel struct {
 
 // Chosen says whether tests that go through many kernels take this one: a few that
 // differ much, or all of them if $OVM_KERNELS is "all", as 'make test-kernels' has it.
-func (k Kernel) Chosen() bool { return k.Always || os.Getenv("OVM_KERNELS") == "all" }
+func (k Kernel) Chosen() bool { return k.Always || AllKernels() }
+
+// AllKernels says whether tests are to go through all kernels.
+func AllKernels() bool { return os.Getenv("OVM_KERNELS") == "all" }
 
 // Chosen says whether tests that go through many kernels take the one of that name.
 func Chosen(name string) bool {
