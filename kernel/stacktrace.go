@@ -139,7 +139,8 @@ func (k *Kernel) unwinder() (*kernelCode, unwinder, error) {
 // CPUStack returns the kernel stack of what a virtual processor does: the task that
 // it runs, or the interrupt that came between. The guest must be paused since before
 // the registers were read. The trace has no frames while the processor runs user
-// code. Errors as of KernelStack.
+// code, and ends in an error (StackTrace.Err) where it has just entered the kernel and
+// is still on the stack that is for that. Errors as of KernelStack.
 func (k *Kernel) CPUStack(c vmi.CPU) (*StackTrace, error) {
 	code, u, err := k.unwinder()
 	if err != nil {
