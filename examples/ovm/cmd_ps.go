@@ -208,10 +208,11 @@ func (p *process) addNamespaces(t *kernel.Task, cred *kernel.Cred) error {
 }
 
 // isAbsent says whether err is about user memory that is not resident, or that the
-// dump leaves out.
+// dump leaves out. Not all formats tell what is left out from what is no RAM.
 func isAbsent(err error) bool {
 	var none *paging.NotMappedError
-	return errors.As(err, &none) || errors.Is(err, vmi.ErrExcluded)
+	var fault *vmi.FaultError
+	return errors.As(err, &none) || errors.Is(err, vmi.ErrExcluded) || errors.As(err, &fault) && fault.Err == nil
 }
 
 // splitArgs splits a command line at its NULs, of which the last one ends it.

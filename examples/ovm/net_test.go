@@ -48,7 +48,7 @@ func TestNet(t *testing.T) {
 			i := slices.IndexFunc(all, func(o netView) bool { return o.NetNS == v.NetNS })
 			require.Zero(t, i, "the first namespace comes first")
 			text := string(ovm(t, "-g", guest, "net", "1"))
-			require.Contains(t, text, "127.0.0.1:6379")
+			require.Contains(t, text, "0.0.0.0:6379")
 			require.Contains(t, text, "redis-server(")
 
 			for _, p := range ovmJSON[[]process](t, "-g", guest, "ps") {
@@ -57,12 +57,12 @@ func TestNet(t *testing.T) {
 				}
 				fds := ovmJSON[[]descriptor](t, "-g", guest, "fds", fmt.Sprint(p.PID))
 				require.True(t, slices.ContainsFunc(fds, func(d descriptor) bool {
-					return d.Socket != nil && d.Socket.Local == "127.0.0.1:6379" && d.Socket.State == "LISTEN"
+					return d.Socket != nil && d.Socket.Local == "0.0.0.0:6379" && d.Socket.State == "LISTEN"
 				}))
 			}
 			var stdout, stderr bytes.Buffer
 			require.Equal(t, 2, run([]string{"-g", guest, "net", "--all", "1"}, &stdout, &stderr))
-			require.Equal(t, "ovm: --all takes no PID\n", stderr.String())
+			require.Equal(t, "ovm: --all takes no PID (see ovm net --help)\n", stderr.String())
 		})
 	}
 }
