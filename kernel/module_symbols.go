@@ -27,6 +27,7 @@ var (
 
 const (
 	maxModuleSyms = 1 << 20  // the largest modules, GPU drivers, have 100,000
+	maxExported   = 1 << 15  // symbols; each name takes memory of its own
 	maxStrtab     = 64 << 20 // names of one module
 	maxSymName    = 512      // KSYM_NAME_LEN
 	elfSymSize    = 24       // Elf64_Sym
@@ -155,7 +156,7 @@ func (m *Module) exported() (map[uint64]string, error) {
 		return nil, err
 	}
 	out := make(map[uint64]string)
-	for i := range min(int(m.NumSyms), maxModuleSyms) {
+	for i := range min(int(m.NumSyms), maxExported) {
 		a := m.Syms.Add(i * size)
 		s, err := kernelSymbolLayout.Load(m.k, a)
 		if err != nil {
