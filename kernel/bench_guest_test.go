@@ -86,7 +86,9 @@ func BenchmarkTasks(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		for _, err := range k.Tasks() {
-			require.NoError(b, err)
+			if err != nil { // not by require, which takes as long as a task does
+				b.Fatal(err)
+			}
 			n++
 		}
 	}
