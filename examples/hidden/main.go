@@ -3,7 +3,8 @@
 // guest read. The kernel has many more lists, which it needs to run the process at all:
 //
 //	tasks        the list of all processes (init_task.tasks), with the threads of each
-//	pids         the process numbers of the first pid namespace, what /proc shows
+//	pids         the numbers of threads in the first pid namespace: where kill looks
+//	/proc        the numbers of processes there: what /proc lists, and ps
 //	pids of N    those of the pid namespace N, of the threads in it
 //	children     the children of each process, from the first one on
 //	cgroups      the threads of each control group

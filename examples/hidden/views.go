@@ -21,12 +21,13 @@ func readViews(k *kernel.Kernel) ([]view, error) {
 	views := []view{
 		{name: "tasks", wants: alive},
 		{name: "pids", wants: numbered},
+		{name: "/proc", wants: func(t *kernel.Task) bool { return numbered(t) && t.PID == t.TGID }},
 		{name: "children", wants: func(t *kernel.Task) bool { return alive(t) && t.PID == t.TGID }},
 		{name: "cgroups", wants: func(t *kernel.Task) bool { return alive(t) && t.ExitState == 0 && t.Flags&kernel.PFExiting == 0 }},
 		{name: "run queues"},
 	}
 	readers := []func(*kernel.Kernel, add) error{
-		readTasks, func(k *kernel.Kernel, a add) error { return readPIDs(k, init, a) }, readChildren, readCgroups, readRunQueues,
+		readTasks, readPIDs(init, pidTypePID), readPIDs(init, pidTypeTGID), readChildren, readCgroups, readRunQueues,
 	}
 	namespaces := map[kernel.Addr]bool{}
 	for i := range views {
@@ -52,8 +53,11 @@ func readViews(k *kernel.Kernel) ([]view, error) {
 
 // alive says whether t is a thread that has not been reaped: that has its number, and is
 // no idle loop.
-func alive(t *kernel.Task) bool { return t.PID != 0 && t.ThreadPID != 0 && t.ExitState&kernel.ExitDead == 0 }
+func alive(t *kernel.Task) bool {
+	return t.PID != 0 && t.ThreadPID != 0 && t.ExitState&kernel.ExitDead == 0
+}
 
+// numbered says whether t knows its number as others do.
 func numbered(t *kernel.Task) bool {
 	nums, err := t.NSPIDs()
 	return alive(t) && err == nil && nums[0].PID == t.PID
@@ -177,10 +181,12 @@ func readRunQueues(k *kernel.Kernel, add add) error {
 	return nil
 }
 
-// The members of the kernel that lead from a pid namespace to its threads. See
-// include/linux/pid.h: tasks[0] is the list of the one thread that has the number.
+// A struct pid is a number. It leads to the thread that has the number, and to the
+// process that has it, each by a list of its own with one entry. See
+// include/linux/pid.h.
 type pid struct {
-	Thread kernel.Addr `k:"tasks[0].first"`
+	Thread  kernel.Addr `k:"tasks[0].first"` // PIDTYPE_PID
+	Process kernel.Addr `k:"tasks[1].first"` // PIDTYPE_TGID
 }
 
 type pidNamespace struct {
@@ -193,31 +199,43 @@ var (
 	pidNamespaceLayout = kernel.LayoutOf[pidNamespace]("pid_namespace")
 )
 
-func readPIDs(k *kernel.Kernel, namespace kernel.Addr, add add) error {
-	ns, err := pidNamespaceLayout.Load(k, namespace)
-	if err != nil {
-		return err
+type pidType int
+
+const (
+	pidTypePID  pidType = iota // threads
+	pidTypeTGID                // processes
+)
+
+// readPIDs reads the numbers of a namespace.
+func readPIDs(namespace kernel.Addr, typ pidType) func(*kernel.Kernel, add) error {
+	link := fmt.Sprintf("pid_links[%d]", typ)
+	return func(k *kernel.Kernel, add add) error {
+		ns, err := pidNamespaceLayout.Load(k, namespace)
+		if err != nil {
+			return err
+		}
+		for e, err := range k.IDR(ns.IDR) {
+			if err != nil {
+				return err
+			}
+			p, err := pidLayout.Load(k, kernel.Addr(e.Entry))
+			if err != nil {
+				return err
+			}
+			node := [...]kernel.Addr{p.Thread, p.Process}[typ]
+			if node == 0 {
+				continue // a number that only a process group or an open file still has
+			}
+			a, err := k.ContainerOf(node, "task_struct", link)
+			if err != nil {
+				return err
+			}
+			if !add(k.TaskAt(a)) {
+				return nil
+			}
+		}
+		return nil
 	}
-	for e, err := range k.IDR(ns.IDR) {
-		if err != nil {
-			return err
-		}
-		p, err := pidLayout.Load(k, kernel.Addr(e.Entry))
-		if err != nil {
-			return err
-		}
-		if p.Thread == 0 {
-			continue // a number that only a process group or an open pidfd still has
-		}
-		a, err := k.ContainerOf(p.Thread, "task_struct", "pid_links")
-		if err != nil {
-			return err
-		}
-		if !add(k.TaskAt(a)) {
-			return nil
-		}
-	}
-	return nil
 }
 
 // readNamespace reads the numbers of a pid namespace other than the first.
@@ -230,5 +248,5 @@ func readNamespace(k *kernel.Kernel, a kernel.Addr) (view, error) {
 		nums, err := t.NSPIDs()
 		return alive(t) && err == nil && slices.ContainsFunc(nums, func(n kernel.NSPID) bool { return n.NS == a })
 	}}
-	return v, v.read(k, func(k *kernel.Kernel, add add) error { return readPIDs(k, a, add) })
+	return v, v.read(k, readPIDs(a, pidTypePID))
 }
