@@ -19,37 +19,44 @@ import (
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 )
 
-// checks are the programs with their tests, which run one after the other on the same
-// guest and leave nothing behind.
-var checks = []struct {
+// check is a program with its test, which leaves nothing behind.
+type check struct {
 	program string
 	test    func(t *testing.T, g *guest)
-}{
+}
+
+// checks are run one after the other on the same guest.
+var checks = []check{
 	{"newcheck", testNewCheck},
 	{"hidden", testHidden},
 	{"hung", testHung},
 	{"conmem", testConmem},
 }
 
-// TestChecks runs every check on one kernel, or on all if $OVM_KERNELS is "all".
+// TestChecks runs every check on one kernel, or on all if $OVM_KERNELS is "all", and
+// then what only older kernels have.
 func TestChecks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots guests; -short is set")
 	}
 	dir := build(t)
 	for _, k := range testvm.Kernels() {
-		if k.Name != "trixie-cloud" && !testvm.AllKernels() {
-			continue
+		if k.Name == "trixie-cloud" || testvm.AllKernels() {
+			t.Run(k.Name, func(t *testing.T) { runChecks(t, dir, k.Name, checks...) })
 		}
-		t.Run(k.Name, func(t *testing.T) {
-			t.Parallel()
-			g := &guest{VM: testvm.Start(t, testvm.Config{Kernel: k.Name}), name: k.Name, programs: dir}
-			for _, c := range checks {
-				t.Run(c.program, func(t *testing.T) { c.test(t, g) })
-			}
-			g.CheckKernel(t)
-		})
 	}
+	if testvm.AllKernels() {
+		t.Run("cgroup v1", func(t *testing.T) { runChecks(t, dir, "bookworm-cloud", check{"conmem", testConmemV1}) })
+	}
+}
+
+func runChecks(t *testing.T, dir, kernel string, checks ...check) {
+	t.Parallel()
+	g := &guest{VM: testvm.Start(t, testvm.Config{Kernel: kernel}), name: kernel, programs: dir}
+	for _, c := range checks {
+		t.Run(c.program, func(t *testing.T) { c.test(t, g) })
+	}
+	g.CheckKernel(t)
 }
 
 // build builds the programs and returns the directory in which they are.
