@@ -70,9 +70,10 @@ func testConmem(t *testing.T, g *guest) {
 	require.Equal(t, 2, all[0].Processes)
 	require.Equal(t, inner, all[0].Top[0].PID)
 	require.NotNil(t, all[0].Memory.Max)
-	require.Greater(t, all[0].Memory.Anon, uint64(10<<20))
-	require.GreaterOrEqual(t, all[0].Memory.File, uint64(7<<20))
-	require.GreaterOrEqual(t, all[0].Memory.Shmem, uint64(2<<20))
+	// Kernel 5.10 counts to the next 32 pages or so.
+	require.Greater(t, all[0].Memory.Anon, uint64(9<<20))
+	require.Greater(t, all[0].Memory.File, uint64(6<<20))
+	require.Greater(t, all[0].Memory.Shmem, uint64(1<<20))
 	require.Equal(t, "podman", all[1].Engine)
 	require.Equal(t, podmanID, all[1].ID)
 	require.Nil(t, all[1].Memory.Max)
@@ -130,24 +131,24 @@ func (g *guest) memoryFacts(t *testing.T, f memoryFiles, all []memReport) map[st
 	t.Helper()
 	facts := map[string]string{}
 	for _, c := range all {
-		dir := f.root + c.Cgroup + "/"
-		facts[c.Cgroup+" current"] = g.sh(t, "cat "+dir+f.current)
-		limit := g.sh(t, "cat "+dir+f.limit)
-		if n, err := strconv.ParseUint(limit, 10, 64); err == nil && n > 1<<62 { // cgroup v1
-			limit = "max"
+		dir := f.root + c.Cgroup
+		out := strings.Split(g.sh(t, fmt.Sprintf(`cd %s; cat %s %s; cat memory.stat | tr '\n' ' '; echo
+for p in $(find . -name cgroup.procs -exec cat {} +); do cat /proc/$p/stat; done`, dir, f.current, f.limit)), "\n")
+		facts[c.Cgroup+" current"] = out[0]
+		facts[c.Cgroup+" max"] = out[1]
+		if n, err := strconv.ParseUint(out[1], 10, 64); err == nil && n > 1<<62 { // cgroup v1
+			facts[c.Cgroup+" max"] = "max"
 		}
-		facts[c.Cgroup+" max"] = limit
-		stat := strings.Fields(g.sh(t, "cat "+dir+"memory.stat"))
+		stat := strings.Fields(out[2])
 		for name, line := range map[string]string{"anon": f.anon, "file": f.file, "shmem": f.shmem} {
 			i := slices.Index(stat, line)
 			require.GreaterOrEqual(t, i, 0, line)
 			facts[c.Cgroup+" "+name] = stat[i+1]
 		}
-		pids := strings.Fields(g.sh(t, "cat $(find "+dir+" -name cgroup.procs)"))
-		facts[c.Cgroup+" processes"] = strconv.Itoa(len(pids))
+		facts[c.Cgroup+" processes"] = strconv.Itoa(len(out) - 3)
 		sum := uint64(0)
-		for _, pid := range pids {
-			stat := g.sh(t, "cat /proc/"+pid+"/stat")
+		for _, stat := range out[3:] {
+			pid, _, _ := strings.Cut(stat, " ")
 			pages, err := strconv.ParseUint(strings.Fields(stat[strings.LastIndexByte(stat, ')'):])[24-2], 10, 64)
 			require.NoError(t, err)
 			sum += pages * 4096

@@ -32,7 +32,15 @@ func testHung(t *testing.T, g *guest) {
 	require.Empty(t, all)
 	require.Zero(t, status)
 
-	g.sh(t, "mkfifo /root/pipe; : > /root/file; fsfreeze -f /")
+	// The file is opened before: kernels differ in whether that writes.
+	g.spawn(t, testvm.Process{Argv: []string{
+		"sh", "-c", "exec >>/root/file; until [ -p /dev/pipe ]; do sleep .1; done; echo a & sleep 1; echo b & wait",
+	}})
+	err := testvm.Wait(t.Context(), "the file to be open", func() (bool, error) {
+		return g.sh(t, "[ -e /root/file ] && echo yes || true") == "yes", nil
+	})
+	require.NoError(t, err)
+	g.sh(t, "sync; fsfreeze -f /; mkfifo /dev/pipe")
 	thaw := func() { // not sh: a test that is over has no context
 		ctx, cancel := lastingContext(t)
 		defer cancel()
@@ -45,11 +53,10 @@ func testHung(t *testing.T, g *guest) {
 			thaw()
 		}
 	})
-	g.spawn(t, testvm.Process{Argv: []string{"sh", "-c", "exec >>/root/file; echo a & sleep 1; echo b & wait"}})
 	vfork := g.spawn(t, testvm.Process{Argv: []string{"python3", "-B", "-c", `import os
-os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/root/pipe", os.O_RDONLY, 0)])`}})
+os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/pipe", os.O_RDONLY, 0)])`}})
 
-	err := testvm.Wait(t.Context(), "three tasks to be stuck", func() (bool, error) {
+	err = testvm.Wait(t.Context(), "three tasks to be stuck", func() (bool, error) {
 		all, status = runJSON[[]hungTask](t, g, "hung", "-min", "200ms", "-interval", "300ms")
 		require.Equal(t, len(all) > 0, status == 1)
 		return len(all) == 3, nil
@@ -79,7 +86,7 @@ os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0,
 
 	thaw()
 	thawed = true
-	g.sh(t, "true > /root/pipe; rm /root/pipe")
+	g.sh(t, "true > /dev/pipe; rm /dev/pipe /root/file")
 	err = testvm.Wait(t.Context(), "nothing to be stuck", func() (bool, error) {
 		all, _ = runJSON[[]hungTask](t, g, "hung", "-min", "0")
 		return len(all) == 0, nil
@@ -90,28 +97,31 @@ os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0,
 // compareHung compares what is said of a task with what the guest says of it.
 func (g *guest) compareHung(t *testing.T, h hungTask) {
 	t.Helper()
-	proc := fmt.Sprintf("/proc/%d/task/%d/", h.PID, h.TID)
-	require.Equal(t, "D", strings.Fields(g.sh(t, "cat "+proc+"stat"))[2])
-	require.Equal(t, h.Comm, g.sh(t, "cat "+proc+"comm"))
+	out := strings.Split(g.sh(t, fmt.Sprintf(`cat /proc/uptime; cd /proc/%d/task/%d; cat stat comm
+echo $(sed -n 's/.*voluntary_ctxt_switches://p' status); cat stack`, h.PID, h.TID)), "\n")
+	up, err := strconv.ParseFloat(strings.Fields(out[0])[0], 64)
+	require.NoError(t, err)
+	require.Positive(t, h.AsleepNS)
+	require.Less(t, h.AsleepNS, uint64(up*1e9))
+	require.Equal(t, "D", strings.Fields(out[1])[2])
+	require.Equal(t, h.Comm, out[2])
 	switches := uint64(0)
-	for _, n := range strings.Fields(g.sh(t, "sed -n 's/.*voluntary_ctxt_switches://p' "+proc+"status")) {
+	for _, n := range strings.Fields(out[3]) {
 		v, err := strconv.ParseUint(n, 10, 64)
 		require.NoError(t, err)
 		switches += v
 	}
 	require.Equal(t, switches, h.Switches)
-	require.Positive(t, h.AsleepNS)
-	up, err := strconv.ParseFloat(strings.Fields(g.sh(t, "cat /proc/uptime"))[0], 64)
-	require.NoError(t, err)
-	require.Less(t, h.AsleepNS, uint64(up*1e9))
-
 	if strings.HasSuffix(g.name, "arm64") {
 		require.Contains(t, h.StackError, kernel.ErrNoUnwind.Error())
 		return
 	}
 	require.Empty(t, h.StackError)
-	want := strings.ReplaceAll(g.sh(t, "cat "+proc+"stack"), "[<0>] ", "")
-	require.Equal(t, strings.Split(want, "\n"), h.Stack)
+	var stack []string
+	for _, line := range out[4:] {
+		stack = append(stack, strings.TrimPrefix(line, "[<0>] "))
+	}
+	require.Equal(t, stack, h.Stack)
 }
 
 // compareBlocker looks at who waits for whom, on kernels that know it.

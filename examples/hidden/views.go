@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -138,16 +139,27 @@ func readChildren(k *kernel.Kernel, add add) error {
 	return nil
 }
 
+// readCgroups begins at the root of cgroup v2, which every thread is in, whatever is
+// mounted. It is above the group of any process.
 func readCgroups(k *kernel.Kernel, add add) error {
-	for h, err := range k.CgroupHierarchies() {
+	for t, err := range k.Tasks() {
 		if err != nil {
 			return err
 		}
-		if h.IsV2() { // which every thread is in, whatever is mounted
-			return readCgroup(h.Root, add)
+		m, err := t.Cgroup()
+		if err != nil {
+			return err
 		}
+		root := m.Cgroup
+		for up := root; up != nil; {
+			root = up
+			if up, err = up.ParentGroup(); err != nil {
+				return err
+			}
+		}
+		return readCgroup(root, add)
 	}
-	return fmt.Errorf("there is no hierarchy of cgroup v2")
+	return errors.New("there are no processes")
 }
 
 func readCgroup(c *kernel.Cgroup, add add) error {
