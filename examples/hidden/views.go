@@ -139,27 +139,16 @@ func readChildren(k *kernel.Kernel, add add) error {
 	return nil
 }
 
-// readCgroups begins at the root of cgroup v2, which every thread is in, whatever is
-// mounted. It is above the group of any process.
 func readCgroups(k *kernel.Kernel, add add) error {
-	for t, err := range k.Tasks() {
+	for h, err := range k.CgroupHierarchies() {
 		if err != nil {
 			return err
 		}
-		m, err := t.Cgroup()
-		if err != nil {
-			return err
+		if h.IsV2() { // which every thread is in, whatever is mounted
+			return readCgroup(h.Root, add)
 		}
-		root := m.Cgroup
-		for up := root; up != nil; {
-			root = up
-			if up, err = up.ParentGroup(); err != nil {
-				return err
-			}
-		}
-		return readCgroup(root, add)
 	}
-	return errors.New("there are no processes")
+	return errors.New("there is no hierarchy of cgroup v2")
 }
 
 func readCgroup(c *kernel.Cgroup, add add) error {
