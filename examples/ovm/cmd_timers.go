@@ -182,7 +182,10 @@ func posixTimer(p kernel.PosixTimer) timer {
 	return v
 }
 
+// clockNames has what a program asks for, and what the kernel makes of a program's own
+// CPU clocks.
 var clockNames = map[int32]string{
+	-6: "CLOCK_PROCESS_CPUTIME_ID", -2: "CLOCK_THREAD_CPUTIME_ID",
 	0: "CLOCK_REALTIME", 1: "CLOCK_MONOTONIC", 2: "CLOCK_PROCESS_CPUTIME_ID", 3: "CLOCK_THREAD_CPUTIME_ID",
 	7: "CLOCK_BOOTTIME", 8: "CLOCK_REALTIME_ALARM", 9: "CLOCK_BOOTTIME_ALARM", 11: "CLOCK_TAI",
 }
