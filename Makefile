@@ -42,7 +42,7 @@ checks:
 # As test, on all kernels that Debian ships: an hour more.
 test-kernels: export OVM_KERNELS = all
 test-kernels: deps guests
-	$(GO) test -p 1 -timeout 120m ./kernel/... ./examples/ovm
+	$(GO) test -p 1 -timeout 120m ./kernel/... ./examples ./examples/ovm
 
 test-short: deps
 	$(GO) test -short -race ./...
