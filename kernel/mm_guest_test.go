@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ovmigrate/ovmigrate/internal/testvm"
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
 
@@ -27,33 +29,58 @@ type memDump struct {
 	Sysfs map[string]map[string]*string // by name of slab cache
 }
 
-func (z *zoo) memDump(t *testing.T) *memDump {
+// memView asks the guest for files of /proc, or "sysfs". The process that reads them
+// is there, and waits, until after is called, which asks once more.
+func (z *zoo) memView(t *testing.T, files ...string) (before *memDump, after func() *memDump) {
 	t.Helper()
-	require.NoError(t, z.vm.Put(t.Context(), "/root/memdump.py", bytes.NewReader(memDumpProgram), 0o644))
-	out, err := z.vm.Exec(t.Context(), "python3", "/root/memdump.py")
-	require.NoError(t, err, "%s", out)
-	d := new(memDump)
-	require.NoError(t, json.Unmarshal(out, d))
-	return d
+	ctx, cancel := context.WithTimeout(t.Context(), guestTime)
+	t.Cleanup(cancel)
+	require.NoError(t, z.vm.Put(ctx, "/root/memdump.py", bytes.NewReader(memDumpProgram), 0o644))
+	_, err := z.vm.Exec(ctx, "rm", "-f", "/root/mem.out")
+	require.NoError(t, err)
+	_, err = z.vm.StartProcess(ctx, testvm.Process{Argv: append([]string{"python3", "/root/memdump.py"}, files...), Stdout: "/root/mem.out"})
+	require.NoError(t, err)
+	line := func(n int) *memDump {
+		var out []byte
+		err := testvm.Wait(ctx, "memdump.py", func() (bool, error) {
+			var err error
+			out, err = z.vm.Exec(ctx, "sh", "-c", "cat /root/mem.out 2>/dev/null || true")
+			return bytes.Count(out, []byte("\n")) > n, err
+		})
+		require.NoError(t, err, "%s", out)
+		d := new(memDump)
+		require.NoError(t, json.Unmarshal(bytes.Split(out, []byte("\n"))[n], d))
+		return d
+	}
+	return line(0), func() *memDump {
+		_, err := z.vm.Exec(ctx, "sh", "-c", "echo > /root/mem.go")
+		require.NoError(t, err)
+		return line(1)
+	}
+}
+
+// memViews is memView of the same files every time.
+func (z *zoo) memViews(t *testing.T, files ...string) func() (*memDump, func() *memDump) {
+	return func() (*memDump, func() *memDump) { return z.memView(t, files...) }
 }
 
 // facts are values by name, in both of a guest's views and ours.
 type facts map[string]string
 
-// bracket compares what is said between two views of the guest with these, round by
+// bracketed compares what is said between two views of the guest with these, round by
 // round, until everything has been compared once, or often enough. A value that both
 // views have is to be equal. Numbers that differ between them are to lie between them,
 // if grows says that they only grow; else they are left out. It returns the names of those
 // that were never compared.
-func bracket(t *testing.T, d differences, z *zoo, theirs func(*memDump) facts, ours func() (facts, error), grows func(name string) bool) (left []string) {
+func bracketed(t *testing.T, d differences, view func() (*memDump, func() *memDump), theirs func(*memDump) facts, ours func() (facts, error), grows func(name string) bool) (left []string) {
 	t.Helper()
 	open := map[string]bool{}
 	wrong := map[string]string{} // as of the last round that compared it
-	for round := range 6 {
-		before := theirs(z.memDump(t))
+	for round := range 5 {
+		first, second := view()
 		mine, err := ours()
 		require.NoError(t, err)
-		after := theirs(z.memDump(t))
+		before, after := theirs(first), theirs(second())
 		if round == 0 {
 			for name := range before {
 				open[name] = true
@@ -104,45 +131,9 @@ func never(string) bool { return false }
 // of those caches that the guest does not use while it is looked at.
 func checkSlabs(t *testing.T, z *zoo) {
 	d := differences{}
-	var sysfs map[string]map[string]*string
-	theirs := func(m *memDump) facts {
-		f := facts{}
-		var names []string
-		for line := range strings.Lines(m.Slabinfo) {
-			w := strings.Fields(line)
-			if strings.HasPrefix(line, "slabinfo") || strings.HasPrefix(line, "#") {
-				continue
-			}
-			names = append(names, w[0])
-			f[w[0]+" shape"] = strings.Join(w[3:6], " ")
-			f[w[0]+" active"], f[w[0]+" objects"], f[w[0]+" slabs"] = w[1], w[2], w[14]
-		}
-		f["names"] = strings.Join(names, " ")
-		sysfs = m.Sysfs
-		return f
-	}
 	caches := map[string]*kernel.SlabCache{}
-	ours := func() (facts, error) {
-		f := facts{}
-		var names []string
-		for c, err := range z.k.SlabCaches() {
-			if err != nil {
-				return nil, err
-			}
-			i, err := c.Info()
-			if err != nil {
-				return nil, err
-			}
-			name := strings.ReplaceAll(c.Name, " ", "_")
-			caches[c.Name] = c
-			names = append(names, name)
-			f[name+" shape"] = fmt.Sprint(c.Size, c.ObjectsPerSlab(), 1<<c.Order())
-			f[name+" active"], f[name+" objects"], f[name+" slabs"] = fmt.Sprint(i.Active), fmt.Sprint(i.Objects), fmt.Sprint(i.Slabs)
-		}
-		f["names"] = strings.Join(names, " ")
-		return f, nil
-	}
-	left := bracket(t, d, z, theirs, ours, never)
+	ours := func() (facts, error) { return slabsOf(z.k, caches) }
+	left := bracketed(t, d, z.memViews(t, "slabinfo"), slabFacts, ours, never)
 	t.Logf("%d slab caches; not compared, as they never stood still: %v", len(caches), left)
 	if len(caches) < 80 || len(left) > 30 {
 		d.add("%d slab caches, %d values not compared", len(caches), len(left))
@@ -152,6 +143,9 @@ func checkSlabs(t *testing.T, z *zoo) {
 			d.add("%s was not compared", name)
 		}
 	}
+	attrs, done := z.memView(t, "sysfs")
+	done()
+	sysfs := attrs.Sysfs
 	compared := 0
 	for name, c := range caches {
 		attrs := sysfs[name]
@@ -166,6 +160,44 @@ func checkSlabs(t *testing.T, z *zoo) {
 	checkSlabOf(t, z, caches)
 }
 
+// slabFacts are what slabinfo says.
+func slabFacts(m *memDump) facts {
+	f := facts{}
+	var names []string
+	for line := range strings.Lines(m.Slabinfo) {
+		w := strings.Fields(line)
+		if strings.HasPrefix(line, "slabinfo") || strings.HasPrefix(line, "#") {
+			continue
+		}
+		names = append(names, w[0])
+		f[w[0]+" shape"] = strings.Join(w[3:6], " ")
+		f[w[0]+" active"], f[w[0]+" objects"], f[w[0]+" slabs"] = w[1], w[2], w[14]
+	}
+	f["names"] = strings.Join(names, " ")
+	return f
+}
+
+// slabsOf says the same from outside, and adds the caches to a map.
+func slabsOf(k *kernel.Kernel, caches map[string]*kernel.SlabCache) (facts, error) {
+	f := facts{}
+	var names []string
+	for c, err := range k.SlabCaches() {
+		if err != nil {
+			return nil, err
+		}
+		i, err := c.Info()
+		if err != nil {
+			return nil, err
+		}
+		caches[c.Name] = c
+		names = append(names, c.Name)
+		f[c.Name+" shape"] = fmt.Sprint(c.Size, c.ObjectsPerSlab(), 1<<c.Order())
+		f[c.Name+" active"], f[c.Name+" objects"], f[c.Name+" slabs"] = fmt.Sprint(i.Active), fmt.Sprint(i.Objects), fmt.Sprint(i.Slabs)
+	}
+	f["names"] = strings.Join(names, " ")
+	return f, nil
+}
+
 func compareSlabAttrs(d differences, c *kernel.SlabCache, attrs map[string]*string) {
 	flags := c.FlagNames()
 	flag := func(name string) any {
@@ -175,10 +207,9 @@ func compareSlabAttrs(d differences, c *kernel.SlabCache, attrs map[string]*stri
 		return 0
 	}
 	for attr, got := range map[string]any{
-		"object_size": c.ObjectSize, "slab_size": c.Size, "align": c.Align, "order": c.Order(),
-		"objs_per_slab": c.ObjectsPerSlab(), "aliases": max(c.RefCount-1, 0),
+		"object_size": c.ObjectSize, "align": c.Align, "aliases": max(c.RefCount-1, 0),
 		"reclaim_account": flag("SLAB_RECLAIM_ACCOUNT"), "hwcache_align": flag("SLAB_HWCACHE_ALIGN"),
-		"cache_dma": flag("SLAB_CACHE_DMA"), "destroy_by_rcu": flag("SLAB_TYPESAFE_BY_RCU"),
+		"destroy_by_rcu": flag("SLAB_TYPESAFE_BY_RCU"),
 	} {
 		if want := attrs[attr]; want != nil {
 			d.equal(c.Name+" "+attr, got, strings.TrimSpace(*want))
@@ -230,29 +261,24 @@ func checkZones(t *testing.T, z *zoo) {
 			f, err := zonesOf(z.k)
 			return drop(f), err
 		}
-		left := bracket(t, d, z, theirs, ours, func(name string) bool {
-			return strings.Contains(name, " numa_") || grown.MatchString(name[strings.LastIndex(name, " ")+1:])
-		})
+		left := bracketed(t, d, z.memViews(t, "zoneinfo", "buddyinfo", "pagetypeinfo"), theirs, ours, zoneGrows)
 		t.Logf("not compared: %v", left)
 		require.Less(t, len(left), 25)
 	})
 	t.Run("vmstat", func(t *testing.T) {
-		var all int
-		left := bracket(t, d, z, vmstatFacts, func() (facts, error) {
-			s, err := z.k.VMStat()
-			f := facts{}
-			for _, x := range s {
-				f[x.Name] = fmt.Sprint(x.Value)
-			}
+		all := 0
+		ours := func() (facts, error) {
+			f, err := vmstatOf(z.k)
 			all = len(f)
 			return f, err
-		}, func(name string) bool { return grown.MatchString(name) })
+		}
+		left := bracketed(t, d, z.memViews(t, "vmstat"), vmstatFacts, ours, func(name string) bool { return grown.MatchString(name) })
 		t.Logf("%d counters; not compared: %v", all, left)
 		require.Greater(t, all, 110)
 		require.Less(t, len(left), 25)
 	})
 	t.Run("meminfo", func(t *testing.T) {
-		left := bracket(t, d, z, meminfoFacts, func() (facts, error) { return meminfoOf(z.k) }, never)
+		left := bracketed(t, d, z.memViews(t, "meminfo"), meminfoFacts, func() (facts, error) { return meminfoOf(z.k) }, never)
 		t.Logf("not compared: %v", left)
 		require.Less(t, len(left), 15)
 	})
@@ -261,6 +287,8 @@ func checkZones(t *testing.T, z *zoo) {
 
 // grown are counters of events.
 var grown = regexp.MustCompile(`^(pg|ps|numa_|thp_|compact|kcompact|allocstall|slabs_|kswapd|pageoutrun|drop_|oom_|htlb|unevictable_|balloon|swap_ra|swp|cow|ksm|direct_map|workingset_(refault|activate|restore|nodereclaim)|nr_(dirtied|written|vmscan|throttled|foll_pin)|zsw|cma_)`)
+
+func zoneGrows(name string) bool { return grown.MatchString(name[strings.LastIndex(name, " ")+1:]) }
 
 func vmstatFacts(m *memDump) facts {
 	f := facts{}
@@ -274,6 +302,15 @@ func vmstatFacts(m *memDump) facts {
 		}
 	}
 	return f
+}
+
+func vmstatOf(k *kernel.Kernel) (facts, error) {
+	f := facts{}
+	s, err := k.VMStat()
+	for _, x := range s {
+		f[x.Name] = fmt.Sprint(x.Value)
+	}
+	return f, err
 }
 
 // zoneFacts are what zoneinfo, buddyinfo and pagetypeinfo say.

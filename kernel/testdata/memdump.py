@@ -1,5 +1,6 @@
-# Prints what the guest says of its memory.
-import json, os
+# Prints what the guest says of its memory, on two lines: files of /proc, or "sysfs" for
+# its slab caches, before and after something was written to the FIFO mem.go.
+import json, os, sys
 
 def read(path):
     try:
@@ -8,12 +9,16 @@ def read(path):
         return None
 
 def caches():
-    for name in sorted(os.listdir("/sys/kernel/slab")):
-        d = "/sys/kernel/slab/" + name + "/"
-        attrs = ("object_size", "slab_size", "align", "order", "objs_per_slab", "aliases", "reclaim_account",
-                 "hwcache_align", "cache_dma", "destroy_by_rcu")
-        yield name, {a: read(d + a) for a in attrs}
+    attrs = ("object_size", "align", "aliases", "reclaim_account", "hwcache_align", "destroy_by_rcu")
+    for name in os.listdir("/sys/kernel/slab"):
+        yield name, {a: read("/sys/kernel/slab/" + name + "/" + a) for a in attrs}
 
-out = {f: read("/proc/" + f) for f in ("slabinfo", "buddyinfo", "pagetypeinfo", "zoneinfo", "vmstat", "meminfo")}
-out["sysfs"] = dict(caches()) if os.path.isdir("/sys/kernel/slab") else {}
-print(json.dumps(out))
+def view():
+    return {f: dict(caches()) if f == "sysfs" else read("/proc/" + f) for f in sys.argv[1:]}
+
+if not os.path.exists("/root/mem.go"):
+    os.mkfifo("/root/mem.go")
+view()  # what is loaded and allocated for it the first time
+print(json.dumps(view()), flush=True)
+read("/root/mem.go")
+print(json.dumps(view()), flush=True)
