@@ -340,17 +340,29 @@ func statName(item string) string {
 	if n := oddStatNames[item]; n != "" {
 		return n
 	}
+	for _, p := range oddStatPrefixes {
+		if rest, ok := strings.CutPrefix(item, p[0]); ok {
+			return p[1] + strings.ToLower(rest)
+		}
+	}
 	return strings.ToLower(item)
 }
 
-// oddStatNames are the names that are not those in the enum.
-var oddStatNames = map[string]string{
-	"NR_ANON_MAPPED": "nr_anon_pages", "NR_ANON_THPS": "nr_anon_transparent_hugepages",
-	"NR_FILE_DIRTY": "nr_dirty", "NR_FILE_MAPPED": "nr_mapped", "NR_FILE_THPS": "nr_file_hugepages",
-	"NR_FREE_CMA_PAGES": "nr_free_cma", "NR_KERNEL_STACK_KB": "nr_kernel_stack",
-	"NR_PAGETABLE": "nr_page_table_pages", "NR_SECONDARY_PAGETABLE": "nr_sec_page_table_pages",
-	"NR_SHMEM_THPS": "nr_shmem_hugepages", "NR_SLAB_RECLAIMABLE_B": "nr_slab_reclaimable",
-	"NR_SLAB_UNRECLAIMABLE_B": "nr_slab_unreclaimable", "NR_VMSCAN_IMMEDIATE": "nr_vmscan_immediate_reclaim",
-	"NUMA_INTERLEAVE_HIT": "numa_interleave", "WORKINGSET_NODES": "workingset_nodes",
-	"HTLB_BUDDY_PGALLOC": "htlb_buddy_alloc_success", "HTLB_BUDDY_PGALLOC_FAIL": "htlb_buddy_alloc_fail",
-}
+// oddStatNames are the names that are not those in the enum, oddStatPrefixes begins of such.
+var (
+	oddStatNames = map[string]string{
+		"NR_ANON_MAPPED": "nr_anon_pages", "NR_ANON_THPS": "nr_anon_transparent_hugepages",
+		"NR_FILE_DIRTY": "nr_dirty", "NR_FILE_MAPPED": "nr_mapped", "NR_FILE_THPS": "nr_file_hugepages",
+		"NR_FREE_CMA_PAGES": "nr_free_cma", "NR_KERNEL_STACK_KB": "nr_kernel_stack",
+		"NR_PAGETABLE": "nr_page_table_pages", "NR_SECONDARY_PAGETABLE": "nr_sec_page_table_pages",
+		"NR_SHMEM_THPS": "nr_shmem_hugepages", "NR_SLAB_RECLAIMABLE_B": "nr_slab_reclaimable",
+		"NR_SLAB_UNRECLAIMABLE_B": "nr_slab_unreclaimable", "NR_VMSCAN_IMMEDIATE": "nr_vmscan_immediate_reclaim",
+		"NR_SWAPCACHE": "nr_swapcached", "THP_SCAN_EXCEED_SHARED_PTE": "thp_scan_exceed_share_pte",
+		"NUMA_INTERLEAVE_HIT": "numa_interleave", "NUMA_PAGE_MIGRATE": "numa_pages_migrated",
+		"HTLB_BUDDY_PGALLOC": "htlb_buddy_alloc_success", "HTLB_BUDDY_PGALLOC_FAIL": "htlb_buddy_alloc_fail",
+	}
+	oddStatPrefixes = [][2]string{
+		{"COMPACT", "compact_"}, {"KCOMPACTD_", "compact_daemon_"}, {"PGSCAN_SKIP_", "pgskip_"},
+		{"PGSCAN_ZONE_", "zone_"}, {"UNEVICTABLE_PG", "unevictable_pgs_"},
+	}
+)

@@ -142,11 +142,11 @@ def keeper(make, mount):
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        f = os.fdopen(w, "w"); f.write(out); f.close()
+        f = os.fdopen(w, "w"); f.write(out + "\n"); f.close()
         while True:
             signal.pause()
     os.close(w)
-    v = json.loads(os.fdopen(r).read())
+    v = json.loads(os.fdopen(r).readline())  # no end: grandchildren have it open
     v["pid"] = p
     return v
 
