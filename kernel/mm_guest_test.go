@@ -36,15 +36,15 @@ func (z *zoo) memView(t *testing.T, files ...string) (before *memDump, after fun
 	ctx, cancel := context.WithTimeout(t.Context(), guestTime)
 	t.Cleanup(cancel)
 	require.NoError(t, z.vm.Put(ctx, "/root/memdump.py", bytes.NewReader(memDumpProgram), 0o644))
-	_, err := z.vm.Exec(ctx, "rm", "-f", "/root/mem.out")
+	_, err := z.vm.Exec(ctx, "rm", "-f", "/dev/shm/mem.out")
 	require.NoError(t, err)
-	_, err = z.vm.StartProcess(ctx, testvm.Process{Argv: append([]string{"python3", "/root/memdump.py"}, files...), Stdout: "/root/mem.out"})
+	_, err = z.vm.StartProcess(ctx, testvm.Process{Argv: append([]string{"python3", "/root/memdump.py"}, files...)})
 	require.NoError(t, err)
 	line := func(n int) *memDump {
 		var out []byte
 		err := testvm.Wait(ctx, "memdump.py", func() (bool, error) {
 			var err error
-			out, err = z.vm.Exec(ctx, "sh", "-c", "cat /root/mem.out 2>/dev/null || true")
+			out, err = z.vm.Exec(ctx, "sh", "-c", "cat /dev/shm/mem.out 2>/dev/null || true")
 			return bytes.Count(out, []byte("\n")) > n, err
 		})
 		require.NoError(t, err, "%s", out)

@@ -362,7 +362,10 @@ var (
 		"HTLB_BUDDY_PGALLOC": "htlb_buddy_alloc_success", "HTLB_BUDDY_PGALLOC_FAIL": "htlb_buddy_alloc_fail",
 	}
 	oddStatPrefixes = [][2]string{
-		{"COMPACT", "compact_"}, {"KCOMPACTD_", "compact_daemon_"}, {"PGSCAN_SKIP_", "pgskip_"},
-		{"PGSCAN_ZONE_", "zone_"}, {"UNEVICTABLE_PG", "unevictable_pgs_"},
+		{"COMPACT", "compact_"},
+		{"KCOMPACTD_", "compact_daemon_"},
+		{"PGSCAN_SKIP_", "pgskip_"},
+		{"PGSCAN_ZONE_", "zone_"},
+		{"UNEVICTABLE_PG", "unevictable_pgs_"},
 	}
 )
