@@ -113,7 +113,10 @@ func (k *Kernel) swapCachePages() (bytes uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	const maxSwapFiles = 23 // the fewest that a kernel has: MAX_SWAPFILES
+	const (
+		maxSwapFiles = 23      // the fewest that a kernel has: MAX_SWAPFILES
+		maxSpaces    = 1 << 16 // of 64 MiB each
+	)
 	for i := range maxSwapFiles {
 		n, err := k.ReadU32(counts.Add(4 * i))
 		if err != nil {
@@ -123,7 +126,7 @@ func (k *Kernel) swapCachePages() (bytes uint64, err error) {
 		if err != nil {
 			return bytes, err
 		}
-		for j := range min(int(n), maxWalk) {
+		for j := range min(int(n), maxSpaces) {
 			c, err := addressSpaceLayout.Load(k, first.Add(j*size))
 			if err != nil {
 				return bytes, err

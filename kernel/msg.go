@@ -90,6 +90,9 @@ func (m *IPCMessage) Data() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if head >= vmi.PageSize {
+		return nil, corrupt(m.Addr, "msg_msg", "the structure has %d bytes", head)
+	}
 	var data []byte
 	left, at, next := int(m.Size), m.Addr.Add(head), m.Next
 	for room := vmi.PageSize - head; ; room = vmi.PageSize - 8 { // a msg_msgseg is a pointer
