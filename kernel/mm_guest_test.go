@@ -76,7 +76,7 @@ func bracketed(t *testing.T, d differences, view func() (*memDump, func() *memDu
 	t.Helper()
 	open := map[string]bool{}
 	wrong := map[string]string{} // as of the last round that compared it
-	for round := range 5 {
+	for round := range 8 {
 		first, second := view()
 		mine, err := ours()
 		require.NoError(t, err)
