@@ -36,25 +36,24 @@ func (z *zoo) memView(t *testing.T, files ...string) (before *memDump, after fun
 	ctx, cancel := context.WithTimeout(t.Context(), guestTime)
 	t.Cleanup(cancel)
 	require.NoError(t, z.vm.Put(ctx, "/root/memdump.py", bytes.NewReader(memDumpProgram), 0o644))
-	_, err := z.vm.Exec(ctx, "rm", "-f", "/dev/shm/mem.out")
+	_, err := z.vm.Exec(ctx, "rm", "-f", "/dev/shm/mem.out", "/dev/shm/mem.go")
 	require.NoError(t, err)
 	_, err = z.vm.StartProcess(ctx, testvm.Process{Argv: append([]string{"python3", "/root/memdump.py"}, files...)})
 	require.NoError(t, err)
 	line := func(n int) *memDump {
-		var out []byte
+		var out bytes.Buffer
 		err := testvm.Wait(ctx, "memdump.py", func() (bool, error) {
-			var err error
-			out, err = z.vm.Exec(ctx, "sh", "-c", "cat /dev/shm/mem.out 2>/dev/null || true")
-			return bytes.Count(out, []byte("\n")) > n, err
+			out.Reset()
+			_ = z.vm.Get(ctx, "/dev/shm/mem.out", &out) // may not be there yet
+			return bytes.Count(out.Bytes(), []byte("\n")) > n, nil
 		})
-		require.NoError(t, err, "%s", out)
+		require.NoError(t, err)
 		d := new(memDump)
-		require.NoError(t, json.Unmarshal(bytes.Split(out, []byte("\n"))[n], d))
+		require.NoError(t, json.Unmarshal(bytes.Split(out.Bytes(), []byte("\n"))[n], d))
 		return d
 	}
 	return line(0), func() *memDump {
-		_, err := z.vm.Exec(ctx, "sh", "-c", "echo > /root/mem.go")
-		require.NoError(t, err)
+		require.NoError(t, z.vm.Put(ctx, "/dev/shm/mem.go", strings.NewReader(""), 0o644))
 		return line(1)
 	}
 }
