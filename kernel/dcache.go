@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"iter"
 	"strings"
 )
 
@@ -287,4 +288,17 @@ func (k *Kernel) pseudoName(p Path, d *dentry) (n PathName, ok bool, err error) 
 		n.Deleted = true
 	}
 	return n, err == nil, err
+}
+
+// dentryChildren yields the names in the directory at a that the kernel has cached; all
+// names, on file systems that are in memory only. Source: fs/libfs.c:dcache_readdir.
+func (k *Kernel) dentryChildren(a Addr) iter.Seq2[dentry, error] {
+	if off, err := k.offsetOf("dentry", "d_children"); err == nil { // since 6.8
+		return dentryLayout.HList(k, a.Add(off), "d_sib")
+	}
+	off, err := k.offsetOf("dentry", "d_subdirs")
+	if err != nil {
+		return func(yield func(dentry, error) bool) { yield(dentry{}, err) }
+	}
+	return dentryLayout.List(k, a.Add(off), "d_child")
 }

@@ -41,6 +41,9 @@ var features = []feature{
 	{"socket tables", network("namespaces", "tables")},
 	{"socket queues", network("options", "queues", "peers", "TCP")},
 	{"network devices", network("devices", "routes")},
+	{"slab caches", checkSlabs},
+	{"memory zones", checkZones},
+	{"ipc objects", checkIPC},
 }
 
 // machine is a column of the matrix.

@@ -3,7 +3,8 @@ package kernel
 import "strings"
 
 type shmemInode struct {
-	Seals uint32 `k:"seals"`
+	Swapped uint64 `k:"swapped"` // pages
+	Seals   uint32 `k:"seals"`
 }
 
 var shmemInodeLayout = LayoutOf[shmemInode]("shmem_inode_info")

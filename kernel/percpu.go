@@ -1,9 +1,6 @@
 package kernel
 
-import (
-	"fmt"
-	"math/bits"
-)
+import "fmt"
 
 // maxCPUs is more than CONFIG_NR_CPUS of any distribution (8192).
 const maxCPUs = 16384
@@ -80,15 +77,5 @@ func (k *Kernel) OnlineCPUs() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	var cpus []int
-	for i := 0; i < min(t.Size, maxCPUs/8); i += 8 {
-		w, err := k.ReadU64(mask.Add(i))
-		if err != nil {
-			return nil, err
-		}
-		for ; w != 0; w &= w - 1 {
-			cpus = append(cpus, 8*i+bits.TrailingZeros64(w))
-		}
-	}
-	return cpus, nil
+	return k.bitmap(mask, 8*min(t.Size, maxCPUs/8))
 }

@@ -35,17 +35,7 @@ func (a *app) netCommand() *cobra.Command {
 				return a.showNet(v, err)
 			})
 		})
-	exact := c.Args
-	c.Args = func(c *cobra.Command, args []string) error {
-		if !all {
-			return exact(c, args)
-		}
-		if len(args) > 0 {
-			return usagef("--all takes no PID")
-		}
-		return nil
-	}
-	c.Flags().BoolVar(&all, "all", false, "show every network namespace")
+	a.orAll(c, &all, "show every network namespace")
 	return a.jsonFlag(c)
 }
 

@@ -73,7 +73,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(
 		a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(),
 		a.stackCommand(), a.timersCommand(), a.cgroupsCommand(), a.nsCommand(), a.mountsCommand(), a.netCommand(),
-		a.modulesCommand(), a.dmesgCommand(),
+		a.modulesCommand(), a.dmesgCommand(), a.slabCommand(), a.zonesCommand(), a.ipcCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand(),
 		a.signalCommand(),
 		a.sendCommand("stop", "Stop a process, as SIGSTOP does", signal.Stop),
@@ -104,6 +104,21 @@ func (a *app) command(use, short, long string, runE func(c *cobra.Command, args 
 		},
 		RunE: runE,
 	}
+}
+
+// orAll adds --all to a command that takes a PID, which it then does not.
+func (a *app) orAll(c *cobra.Command, all *bool, what string) {
+	exact := c.Args
+	c.Args = func(c *cobra.Command, args []string) error {
+		if !*all {
+			return exact(c, args)
+		}
+		if len(args) > 0 {
+			return usagef("--all takes no PID")
+		}
+		return nil
+	}
+	c.Flags().BoolVar(all, "all", false, what)
 }
 
 // jsonFlag adds --json to a command.
