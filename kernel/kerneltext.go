@@ -6,6 +6,8 @@ type kernelCode struct {
 	k      *Kernel
 	image  []codeRange // .text and .init.text
 	sched  []codeRange // functions that a blocked task is always in
+	thunks []codeRange // of indirect calls
+	entry  []codeRange // assembly between user code or an exception and C
 	listed bool
 	mods   []*moduleText
 }
@@ -34,6 +36,8 @@ func (k *Kernel) code() (*kernelCode, error) {
 		{&c.image, "_sinittext", "_einittext", true},
 		{&c.sched, "__sched_text_start", "__sched_text_end", true},
 		{&c.sched, "__lock_text_start", "__lock_text_end", true},
+		{&c.thunks, "__indirect_thunk_start", "__indirect_thunk_end", true},
+		{&c.entry, "__entry_text_start", "__entry_text_end", true},
 	} {
 		start, err := k.Symbol(r.start)
 		if err == nil {

@@ -139,8 +139,8 @@ func (k *Kernel) unwinder() (*kernelCode, unwinder, error) {
 // CPUStack returns the kernel stack of what a virtual processor does: the task that
 // it runs, or the interrupt that came between. The guest must be paused since before
 // the registers were read. The trace has no frames while the processor runs user
-// code, and ends in an error (StackTrace.Err) where it has just entered the kernel and
-// is still on the stack that is for that. Errors as of KernelStack.
+// code. Frames behind a place whose frame no table describes are not Reliable: they
+// were found by looking at the stack. Errors as of KernelStack.
 func (k *Kernel) CPUStack(c vmi.CPU) (*StackTrace, error) {
 	code, u, err := k.unwinder()
 	if err != nil {
@@ -241,12 +241,28 @@ func (k *Kernel) cpuStacks(cpu int) []stackRange {
 		top = (top + 8) &^ 0xfff // it points to the last word, or behind it
 		all = append(all, stackRange{top.Add(-k.threadSize()), top})
 	}
-	if p, err := k.PerCPU("cea_exception_stacks", cpu); err == nil {
-		a, err := k.ReadAddr(p)
-		c, terr := k.types.Struct("cea_exception_stacks")
-		if err == nil && terr == nil && a.IsKernel() && c.Size < 1<<20 {
-			all = append(all, stackRange{a, a.Add(c.Size)})
-		}
+	return append(all, k.entryStacks(cpu)...)
+}
+
+// entryStacks returns the stacks of a CPU's cpu_entry_area: those of exceptions that
+// have their own, and the one that every entry from user code begins on. Source:
+// arch/x86/mm/cpu_entry_area.c.
+func (k *Kernel) entryStacks(cpu int) []stackRange {
+	p, err := k.PerCPU("cea_exception_stacks", cpu)
+	if err != nil {
+		return nil
+	}
+	a, err := k.ReadAddr(p)
+	c, terr := k.types.Struct("cea_exception_stacks")
+	if err != nil || terr != nil || !a.IsKernel() || c.Size >= 1<<20 {
+		return nil
+	}
+	all := []stackRange{{a, a.Add(c.Size)}}
+	estacks, err := k.offsetOf("cpu_entry_area", "estacks")
+	entry, eerr := k.offsetOf("cpu_entry_area", "entry_stack_page")
+	if err == nil && eerr == nil {
+		a = a.Add(entry - estacks)
+		all = append(all, stackRange{a, a.Add(vmi.PageSize)})
 	}
 	return all
 }
