@@ -57,8 +57,8 @@ func (c *kernelCode) doubtful(next *unwindState) bool {
 	if err != nil || !text {
 		return true
 	}
-	if next.regs != nil {
-		return uint16(next.regs.CS) != kernelCS
+	if r := next.regs; r != nil {
+		return uint16(r.CS) != kernelCS || next.stackOf(next.sp) == nil
 	}
 	return !c.afterCall(next.ip)
 }

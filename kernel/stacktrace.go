@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
@@ -18,7 +19,7 @@ type StackTrace struct {
 	// Err says why the trace ends before the first function of the stack, nil if
 	// it does not. Frames are right as far as they go, or marked.
 	Err error
-	// Unwinder is how the frames were found: "orc".
+	// Unwinder is how the frames were found: "orc", or on arm64 "frame pointer".
 	Unwinder string
 
 	code *kernelCode
@@ -83,20 +84,24 @@ var (
 
 // KernelStack returns the kernel stack of a task that does not run. The trace is of
 // one moment if the task slept meanwhile. Errors: ErrOnCPU for a task that runs,
-// ErrNoUnwind for kernels without ORC tables (built with frame pointers, or not for
-// x86-64), *PathError. A trace that cannot be finished is no error but has one.
-// Source: arch/x86/kernel/unwind_orc.c:__unwind_start.
+// ErrNoUnwind for x86-64 kernels without ORC tables (built with frame pointers),
+// *PathError. A trace that cannot be finished is no error but has one.
+// Source: arch/x86/kernel/unwind_orc.c:__unwind_start,
+// arch/arm64/kernel/stacktrace.c:arch_stack_walk.
 func (t *Task) KernelStack() (*StackTrace, error) {
 	k := t.k
 	if t.OnCPU != 0 {
 		return nil, fmt.Errorf("pid %d (%s): %w (%d)", t.PID, t.Comm, ErrOnCPU, t.CPU)
 	}
+	if t.Stack == 0 {
+		return nil, fmt.Errorf("pid %d (%s): %w: its stack is gone", t.PID, t.Comm, ErrNoTask)
+	}
+	if k.Arch() == paging.ARM64 {
+		return t.armStack()
+	}
 	code, u, err := k.unwinder()
 	if err != nil {
 		return nil, err
-	}
-	if t.Stack == 0 {
-		return nil, fmt.Errorf("pid %d (%s): %w: its stack is gone", t.PID, t.Comm, ErrNoTask)
 	}
 	s := unwindState{stacks: []stackRange{t.stackRange()}}
 	th, err := threadSPLayout.Load(k, t.Addr)
@@ -115,13 +120,19 @@ func (t *Task) KernelStack() (*StackTrace, error) {
 		return nil, err
 	}
 	s.sp, s.bp, s.ip = th.SP.Add(size), f.BP, f.RetAddr
-	// A task that never ran begins there; nothing has called it.
+	s.interrupted = k.isForkReturn(s.ip)
+	return unwind(code, u, s), nil
+}
+
+// isForkReturn says whether a is where a task begins that never ran; nothing has
+// called that.
+func (k *Kernel) isForkReturn(a Addr) bool {
 	for _, name := range []string{"ret_from_fork_asm", "ret_from_fork"} {
-		if a, err := k.Symbol(name); err == nil && a == s.ip {
-			s.interrupted = true
+		if b, err := k.Symbol(name); err == nil && a == b {
+			return true
 		}
 	}
-	return unwind(code, u, s), nil
+	return false
 }
 
 func (t *Task) stackRange() stackRange { return stackRange{t.Stack, t.Stack.Add(t.k.threadSize())} }
@@ -142,6 +153,9 @@ func (k *Kernel) unwinder() (*kernelCode, unwinder, error) {
 // code. Frames behind a place whose frame no table describes are not Reliable: they
 // were found by looking at the stack. Errors as of KernelStack.
 func (k *Kernel) CPUStack(c vmi.CPU) (*StackTrace, error) {
+	if err := k.onlyX86("registers"); err != nil {
+		return nil, err
+	}
 	code, u, err := k.unwinder()
 	if err != nil {
 		return nil, err
