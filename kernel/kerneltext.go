@@ -10,6 +10,7 @@ type kernelCode struct {
 	entry  []codeRange // assembly between user code or an exception and C
 	listed bool
 	mods   []*moduleText
+	dwarf  *dwarfUnwinder // nil without a debug file
 }
 
 type codeRange struct{ start, end Addr }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ovmigrate/ovmigrate/kernel/cfi"
+	"github.com/ovmigrate/ovmigrate/kernel/debugfile"
 	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
@@ -19,7 +21,8 @@ type StackTrace struct {
 	// Err says why the trace ends before the first function of the stack, nil if
 	// it does not. Frames are right as far as they go, or marked.
 	Err error
-	// Unwinder is how the frames were found: "orc", or on arm64 "frame pointer".
+	// Unwinder is how the frames were found: "orc"; on arm64 "frame pointer"; "dwarf"
+	// for a kernel without ORC tables whose debug file was given to Open.
 	Unwinder string
 
 	code *kernelCode
@@ -84,8 +87,8 @@ var (
 
 // KernelStack returns the kernel stack of a task that does not run. The trace is of
 // one moment if the task slept meanwhile. Errors: ErrOnCPU for a task that runs,
-// ErrNoUnwind for x86-64 kernels without ORC tables (built with frame pointers),
-// *PathError. A trace that cannot be finished is no error but has one.
+// ErrNoUnwind for x86-64 kernels without ORC tables (built with frame pointers) and
+// without a debug file, *PathError. A trace that cannot be finished is no error but has one.
 // Source: arch/x86/kernel/unwind_orc.c:__unwind_start,
 // arch/arm64/kernel/stacktrace.c:arch_stack_walk.
 func (t *Task) KernelStack() (*StackTrace, error) {
@@ -103,6 +106,11 @@ func (t *Task) KernelStack() (*StackTrace, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.stackBy(code, u)
+}
+
+func (t *Task) stackBy(code *kernelCode, u unwinder) (*StackTrace, error) {
+	k := t.k
 	s := unwindState{stacks: []stackRange{t.stackRange()}}
 	th, err := threadSPLayout.Load(k, t.Addr)
 	if err != nil {
@@ -143,7 +151,13 @@ func (k *Kernel) unwinder() (*kernelCode, unwinder, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if code.dwarf, err = k.newDWARFUnwinder(code); errors.Is(err, cfi.ErrFormat) || errors.Is(err, debugfile.ErrFormat) {
+		return nil, nil, err
+	}
 	u, err := newORCUnwinder(code)
+	if errors.Is(err, ErrNoUnwind) && code.dwarf != nil {
+		return code, code.dwarf, nil
+	}
 	return code, u, err
 }
 

@@ -126,7 +126,7 @@ func unwind(code *kernelCode, u unwinder, s unwindState) *StackTrace {
 }
 
 // caller replaces s by the caller's state. Where tables are not exact and say what
-// cannot be, the stack itself is looked at.
+// cannot be, the debug file is asked if there is one, and then the stack itself.
 func (c *kernelCode) caller(u unwinder, s *unwindState) error {
 	if left, err := c.leaveThunk(s); left {
 		return err
@@ -139,6 +139,13 @@ func (c *kernelCode) caller(u unwinder, s *unwindState) error {
 			*s = next
 		}
 		return err
+	}
+	if c.dwarf != nil {
+		other := *s
+		if derr := c.dwarf.step(&other); derr == nil && !c.doubtful(&other) {
+			*s = other
+			return nil
+		}
 	}
 	switch found, end := c.scan(s); {
 	case end:
