@@ -24,6 +24,10 @@ type userImage struct {
 	named bool // syms and names are read
 	syms  []byte
 	names io.ReaderAt
+
+	scanned bool // frames is read
+	frames  []byte
+	framesA UserAddr // where it lies
 }
 
 // Bounds of what an image has.
@@ -153,7 +157,11 @@ func (w *userWalk) read(b []byte, at UserAddr) error {
 func (im *userImage) entry(pc UserAddr) (*cfi.Entry, error) {
 	none := fmt.Errorf("%w: at %s", cfi.ErrNone, pc)
 	if im.eh.Type == 0 {
-		return nil, none
+		at, ok := im.scanFrames(pc)
+		if !ok {
+			return nil, none
+		}
+		return im.parseEntry(at)
 	}
 	at := UserAddr(im.eh.Vaddr + im.bias)
 	var h struct {
@@ -226,6 +234,60 @@ func (im *userImage) entryBytes(at UserAddr) ([]byte, error) {
 	return b, im.w.read(b, at)
 }
 
+// scanFrames looks for the entry of pc in the .eh_frame of a file without a header for
+// that, as static programs are. Only section headers say where that is, which are not
+// mapped, but may be in the file's cache.
+func (im *userImage) scanFrames(pc UserAddr) (at UserAddr, ok bool) {
+	if !im.scanned {
+		im.scanned = true
+		err := im.sections(func(s elf.Section64, c *PageCache) error {
+			if s.Flags&uint64(elf.SHF_ALLOC) == 0 || s.Size > maxUserSymtab || im.sectionName(c, s) != ".eh_frame" {
+				return nil
+			}
+			if im.w.symbols += int(s.Size); im.w.symbols > maxUserSymbols {
+				return ErrLimit
+			}
+			im.frames, im.framesA = make([]byte, s.Size), UserAddr(s.Addr+im.bias)
+			if err := im.w.read(im.frames, im.framesA); err != nil {
+				return err
+			}
+			return errFound
+		})
+		if !errors.Is(err, errFound) {
+			im.frames = nil
+		}
+	}
+	le := binary.LittleEndian
+	for b := im.frames; len(b) >= 16; {
+		at := im.framesA + UserAddr(len(im.frames)-len(b))
+		n := uint64(le.Uint32(b))
+		if n == 0 || n+4 > uint64(len(b)) {
+			break
+		}
+		// Addresses are relative and of four bytes; that they are is checked later.
+		begin := at + 8 + UserAddr(int32(le.Uint32(b[8:])))
+		if le.Uint32(b[4:]) != 0 && pc-begin < UserAddr(le.Uint32(b[12:])) {
+			return at, true
+		}
+		b = b[4+n:]
+	}
+	return 0, false
+}
+
+// errFound ends a walk that has found what it looked for.
+var errFound = errors.New("found")
+
+func (im *userImage) sectionName(c *PageCache, s elf.Section64) string {
+	names, err := im.section(c, uint32(im.head.Shstrndx))
+	if err != nil || names.Off > 1<<40 {
+		return ""
+	}
+	var b [16]byte
+	n, _ := c.ReadAt(b[:], int64(names.Off)+int64(s.Name))
+	text, _, _ := bytes.Cut(b[:n], []byte{0})
+	return string(text)
+}
+
 // symbol returns the function that pc is in, "" if it is not known.
 func (im *userImage) symbol(pc UserAddr) (name string, offset uint64) {
 	if !im.named {
@@ -259,9 +321,23 @@ func (im *userImage) symbol(pc UserAddr) (name string, offset uint64) {
 	return "", 0
 }
 
-// readSymtab reads .symtab, which is not mapped but may be in the file's cache.
-func (im *userImage) readSymtab() error {
-	if im.vma.File == 0 {
+// section reads a section header.
+func (im *userImage) section(c *PageCache, i uint32) (s elf.Section64, err error) {
+	if i >= uint32(im.head.Shnum) {
+		return s, errNoImage
+	}
+	var b [64]byte
+	if _, err := c.ReadAt(b[:], int64(im.head.Shoff)+64*int64(i)); err != nil {
+		return s, err
+	}
+	_, err = binary.Decode(b[:], binary.LittleEndian, &s)
+	return s, err
+}
+
+// sections calls do for the sections of the file, as far as its cache has them, until
+// that returns an error.
+func (im *userImage) sections(do func(s elf.Section64, c *PageCache) error) error {
+	if im.vma.File == 0 || im.head.Shentsize != 64 || im.head.Shoff > 1<<40 {
 		return errNoImage
 	}
 	f, err := im.w.m.k.FileAt(im.vma.File)
@@ -272,30 +348,25 @@ func (im *userImage) readSymtab() error {
 	if err != nil {
 		return err
 	}
-	h := &im.head
-	if h.Shentsize != 64 || h.Shoff > 1<<40 {
-		return errNoImage
-	}
-	section := func(i uint32) (s elf.Section64, err error) {
-		if i >= uint32(h.Shnum) {
-			return s, errNoImage
+	for i := range uint32(min(im.head.Shnum, 256)) {
+		s, err := im.section(c, i)
+		if err == nil {
+			err = do(s, c)
 		}
-		var b [64]byte
-		if _, err := c.ReadAt(b[:], int64(h.Shoff)+64*int64(i)); err != nil {
-			return s, err
-		}
-		_, err = binary.Decode(b[:], binary.LittleEndian, &s)
-		return s, err
-	}
-	for i := range uint32(min(h.Shnum, 256)) {
-		s, err := section(i)
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// readSymtab reads .symtab, which is not mapped but may be in the file's cache.
+func (im *userImage) readSymtab() error {
+	err := im.sections(func(s elf.Section64, c *PageCache) error {
 		if elf.SectionType(s.Type) != elf.SHT_SYMTAB {
-			continue
+			return nil
 		}
-		names, err := section(s.Link)
+		names, err := im.section(c, s.Link)
 		if err != nil {
 			return err
 		}
@@ -303,12 +374,22 @@ func (im *userImage) readSymtab() error {
 			return errNoImage
 		}
 		im.names = io.NewSectionReader(c, int64(names.Off), int64(names.Size))
-		return im.readSyms(s.Size, func(b []byte) error {
+		err = im.readSyms(s.Size, func(b []byte) error {
 			_, err := c.ReadAt(b, int64(s.Off))
 			return err
 		})
+		if err != nil {
+			return err
+		}
+		return errFound
+	})
+	switch {
+	case errors.Is(err, errFound):
+		return nil
+	case err == nil:
+		return errNoImage
 	}
-	return errNoImage
+	return err
 }
 
 func (im *userImage) readSyms(size uint64, read func([]byte) error) error {

@@ -177,6 +177,9 @@ func (e *cie) checkProgram(b []byte, common bool) error {
 		if !ok {
 			return fmt.Errorf("%w: instruction %#x", ErrFormat, op)
 		}
+		if common && (op >= 0x02 && op <= 0x04 || op == 0x40) {
+			return fmt.Errorf("%w: a common entry that advances", ErrFormat)
+		}
 		if op == 0x80 && common {
 			e.saved[low] = true
 		}

@@ -1,9 +1,13 @@
 package debugfile
 
 import (
+	"cmp"
 	"debug/dwarf"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"sort"
 
 	"github.com/ovmigrate/ovmigrate/kernel/cfi"
 )
@@ -25,8 +29,17 @@ func (f *File) Frames(slide uint64) (*cfi.Table, error) {
 	return t, nil
 }
 
-// Lines says which line of the source code is at an address.
-type Lines struct{ d *dwarf.Data }
+// Lines says which line of the source code is at an address. It is safe for concurrent
+// use.
+type Lines struct {
+	d     *dwarf.Data
+	units []lineUnit // by their begin
+}
+
+type lineUnit struct {
+	begin, end uint64
+	entry      *dwarf.Entry
+}
 
 // Lines opens the line tables (.debug_line). Errors: ErrNothing, ErrFormat.
 func (f *File) Lines() (*Lines, error) {
@@ -37,27 +50,53 @@ func (f *File) Lines() (*Lines, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
-	return &Lines{d}, nil
+	l := &Lines{d: d}
+	for r := d.Reader(); ; r.SkipChildren() {
+		e, err := r.Next()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w: %w", f.Path, ErrFormat, err)
+		}
+		if e == nil {
+			break
+		}
+		if e.Tag != dwarf.TagCompileUnit {
+			continue
+		}
+		ranges, err := d.Ranges(e)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w: %w", f.Path, ErrFormat, err)
+		}
+		for _, r := range ranges {
+			l.units = append(l.units, lineUnit{r[0], r[1], e})
+		}
+	}
+	slices.SortFunc(l.units, func(a, b lineUnit) int { return cmp.Compare(a.begin, b.begin) })
+	return l, nil
 }
 
 // Find returns file and line of the code at addr, as it was linked. Of code that was
 // inlined it is the line in the inlined function. Errors: ErrNothing for code that has
 // none, such as some assembly; ErrFormat.
 func (l *Lines) Find(addr uint64) (file string, line int, err error) {
-	unit, err := l.d.Reader().SeekPC(addr)
-	if errors.Is(err, dwarf.ErrUnknownPC) {
+	i := sort.Search(len(l.units), func(i int) bool { return l.units[i].begin > addr })
+	if i == 0 || addr >= l.units[i-1].end {
 		return "", 0, fmt.Errorf("line at %#x: %w", addr, ErrNothing)
 	}
-	if err != nil {
-		return "", 0, fmt.Errorf("line at %#x: %w: %w", addr, ErrFormat, err)
-	}
-	r, err := l.d.LineReader(unit)
+	r, err := l.d.LineReader(l.units[i-1].entry)
 	if err != nil || r == nil {
 		return "", 0, fmt.Errorf("line at %#x: %w", addr, errors.Join(ErrNothing, err))
 	}
-	var e dwarf.LineEntry
-	if err := r.SeekPC(addr, &e); err != nil || e.File == nil {
-		return "", 0, fmt.Errorf("line at %#x: %w", addr, errors.Join(ErrNothing, err))
+	// The lines of a unit are sequences, which need not be in order.
+	var e, before dwarf.LineEntry
+	for in := false; ; {
+		switch err := r.Next(&e); {
+		case err != nil && !errors.Is(err, io.EOF):
+			return "", 0, fmt.Errorf("line at %#x: %w: %w", addr, ErrFormat, err)
+		case err != nil:
+			return "", 0, fmt.Errorf("line at %#x: %w", addr, ErrNothing)
+		case in && before.Address <= addr && addr < e.Address && before.File != nil:
+			return before.File.Name, before.Line, nil
+		}
+		before, in = e, !e.EndSequence
 	}
-	return e.File.Name, e.Line, nil
 }
