@@ -134,7 +134,7 @@ func (w *stackWatch) follow(t *testing.T, s *stepper, from string, steps int, ki
 	if err != nil {
 		return // not in this kernel
 	}
-	t.Log(time.Now().Format(time.TimeOnly), from); require.NoError(t, s.runTo(at, kick), from)
+	require.NoError(t, s.runTo(at, kick), from)
 	w.before = nil
 	for range steps {
 		w.look(t)
