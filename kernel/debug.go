@@ -64,6 +64,7 @@ func (k *Kernel) useDebug(files []*debugfile.File) error {
 		if err := k.checkDebug(f); err != nil {
 			return err
 		}
+		k.debug = append(k.debug, f)
 		if k.types == nil {
 			t, err := f.Types()
 			switch {

@@ -121,7 +121,47 @@ func TestDWARFInPlaceOfBTF(t *testing.T) {
 		plain, err := kernel.Open(t.Context(), mem, nil)
 		require.NoError(t, err)
 		requireSameTasks(t, plain, k)
+		compareUnwinders(t, k)
 		return
 	}
 	t.Fatalf("%s is of no suite's kernel", *vmlinuxFlag)
+}
+
+// compareUnwinders finds the stacks of all tasks by ORC and by DWARF. The two know
+// nothing of each other.
+func compareUnwinders(t *testing.T, k *kernel.Kernel) {
+	t.Helper()
+	tasks, frames, lines := 0, 0, 0
+	for task, err := range k.Tasks() {
+		require.NoError(t, err)
+		orc, err := task.KernelStack()
+		if err != nil {
+			continue // it runs, or is gone
+		}
+		require.NoError(t, orc.Err)
+		dwarf, err := kernel.StackByDWARF(task)
+		require.NoError(t, err)
+		require.Equal(t, "dwarf", dwarf.Unwinder)
+		if f := dwarf.Frames[len(dwarf.Frames)-1]; dwarf.Err != nil && f.Module != "" {
+			continue // whose debug file is another
+		}
+		require.NoError(t, dwarf.Err, "%v", orc.Frames)
+		require.Equal(t, orc.Frames, dwarf.Frames)
+		tasks++
+		for _, f := range orc.Frames {
+			frames++
+			file, line, err := k.SourceLine(f.Addr - 1)
+			if err != nil {
+				continue
+			}
+			lines++
+			require.Positive(t, line)
+			if f.Symbol == "schedule" {
+				require.Contains(t, file, "kernel/sched/core.c")
+			}
+		}
+	}
+	t.Logf("%s: %d tasks, %d frames, %d lines", k.Release(), tasks, frames, lines)
+	require.Greater(t, tasks, 30)
+	require.Greater(t, lines*10, frames*8)
 }

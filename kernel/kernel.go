@@ -35,6 +35,7 @@ type Kernel struct {
 	layouts sync.Map // *layoutKey -> *plan
 	symbols sync.Map // string -> Addr; those that were asked for and exist
 	lazy    lazies
+	debug   []*debugfile.File
 }
 
 // Options changes how Open works. Nil is the zero value: everything is found in
@@ -45,7 +46,8 @@ type Options struct {
 
 	// Debug are files of the kernel's build. Types of the first that has some are
 	// used instead of the BTF in guest memory, unless Types is set; symbols where
-	// the guest's memory has none of that name, or none at all. They must stay
+	// the guest's memory has none of that name, or none at all; call frame information
+	// where its own tables have none, and line numbers. They must stay
 	// open as long as the Kernel is used.
 	Debug []*debugfile.File
 }

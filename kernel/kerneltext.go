@@ -6,8 +6,11 @@ type kernelCode struct {
 	k      *Kernel
 	image  []codeRange // .text and .init.text
 	sched  []codeRange // functions that a blocked task is always in
+	thunks []codeRange // of indirect calls
+	entry  []codeRange // assembly between user code or an exception and C
 	listed bool
 	mods   []*moduleText
+	dwarf  *dwarfUnwinder // nil without a debug file
 }
 
 type codeRange struct{ start, end Addr }
@@ -34,6 +37,8 @@ func (k *Kernel) code() (*kernelCode, error) {
 		{&c.image, "_sinittext", "_einittext", true},
 		{&c.sched, "__sched_text_start", "__sched_text_end", true},
 		{&c.sched, "__lock_text_start", "__lock_text_end", true},
+		{&c.thunks, "__indirect_thunk_start", "__indirect_thunk_end", true},
+		{&c.entry, "__entry_text_start", "__entry_text_end", true},
 	} {
 		start, err := k.Symbol(r.start)
 		if err == nil {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/ovmigrate/ovmigrate/kernel/cfi"
+	"github.com/ovmigrate/ovmigrate/kernel/debugfile"
 	"github.com/ovmigrate/ovmigrate/kernel/types"
 )
 
@@ -291,4 +293,10 @@ type lazies struct {
 	btfOnce sync.Once
 	btf     *types.BTF
 	btfErr  error
+
+	framesOnce, linesOnce sync.Once // of debug files
+	frames                *cfi.Table
+	framesErr             error
+	lines                 *debugfile.Lines
+	linesErr              error
 }

@@ -26,6 +26,7 @@ var allLayouts = map[string]checker{
 	"addressSpaceLayout":      addressSpaceLayout,
 	"alarmLayout":             alarmLayout,
 	"anonVMANameLayout":       anonVMANameLayout,
+	"armContextLayout":        armContextLayout,
 	"backingFileLayout":       backingFileLayout,
 	"binAttributeLayout":      binAttributeLayout,
 	"bpfProgLayout":           bpfProgLayout,

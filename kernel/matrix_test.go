@@ -97,6 +97,7 @@ func TestMatrix(t *testing.T) {
 					f.test(t, z)
 				})
 			}
+			t.Run("kernel stacks", func(t *testing.T) { checkKernelStacks(t, z) })
 			z.vm.CheckKernel(t)
 		})
 	}

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ovmigrate/ovmigrate/kernel/cfi"
+	"github.com/ovmigrate/ovmigrate/kernel/debugfile"
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
@@ -18,7 +21,8 @@ type StackTrace struct {
 	// Err says why the trace ends before the first function of the stack, nil if
 	// it does not. Frames are right as far as they go, or marked.
 	Err error
-	// Unwinder is how the frames were found: "orc".
+	// Unwinder is how the frames were found: "orc"; on arm64 "frame pointer"; "dwarf"
+	// for a kernel without ORC tables whose debug file was given to Open.
 	Unwinder string
 
 	code *kernelCode
@@ -83,21 +87,30 @@ var (
 
 // KernelStack returns the kernel stack of a task that does not run. The trace is of
 // one moment if the task slept meanwhile. Errors: ErrOnCPU for a task that runs,
-// ErrNoUnwind for kernels without ORC tables (built with frame pointers, or not for
-// x86-64), *PathError. A trace that cannot be finished is no error but has one.
-// Source: arch/x86/kernel/unwind_orc.c:__unwind_start.
+// ErrNoUnwind for x86-64 kernels without ORC tables (built with frame pointers) and
+// without a debug file, *PathError. A trace that cannot be finished is no error but has one.
+// Source: arch/x86/kernel/unwind_orc.c:__unwind_start,
+// arch/arm64/kernel/stacktrace.c:arch_stack_walk.
 func (t *Task) KernelStack() (*StackTrace, error) {
 	k := t.k
 	if t.OnCPU != 0 {
 		return nil, fmt.Errorf("pid %d (%s): %w (%d)", t.PID, t.Comm, ErrOnCPU, t.CPU)
 	}
+	if t.Stack == 0 {
+		return nil, fmt.Errorf("pid %d (%s): %w: its stack is gone", t.PID, t.Comm, ErrNoTask)
+	}
+	if k.Arch() == paging.ARM64 {
+		return t.armStack()
+	}
 	code, u, err := k.unwinder()
 	if err != nil {
 		return nil, err
 	}
-	if t.Stack == 0 {
-		return nil, fmt.Errorf("pid %d (%s): %w: its stack is gone", t.PID, t.Comm, ErrNoTask)
-	}
+	return t.stackBy(code, u)
+}
+
+func (t *Task) stackBy(code *kernelCode, u unwinder) (*StackTrace, error) {
+	k := t.k
 	s := unwindState{stacks: []stackRange{t.stackRange()}}
 	th, err := threadSPLayout.Load(k, t.Addr)
 	if err != nil {
@@ -115,13 +128,19 @@ func (t *Task) KernelStack() (*StackTrace, error) {
 		return nil, err
 	}
 	s.sp, s.bp, s.ip = th.SP.Add(size), f.BP, f.RetAddr
-	// A task that never ran begins there; nothing has called it.
+	s.interrupted = k.isForkReturn(s.ip)
+	return unwind(code, u, s), nil
+}
+
+// isForkReturn says whether a is where a task begins that never ran; nothing has
+// called that.
+func (k *Kernel) isForkReturn(a Addr) bool {
 	for _, name := range []string{"ret_from_fork_asm", "ret_from_fork"} {
-		if a, err := k.Symbol(name); err == nil && a == s.ip {
-			s.interrupted = true
+		if b, err := k.Symbol(name); err == nil && a == b {
+			return true
 		}
 	}
-	return unwind(code, u, s), nil
+	return false
 }
 
 func (t *Task) stackRange() stackRange { return stackRange{t.Stack, t.Stack.Add(t.k.threadSize())} }
@@ -132,16 +151,25 @@ func (k *Kernel) unwinder() (*kernelCode, unwinder, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if code.dwarf, err = k.newDWARFUnwinder(code); errors.Is(err, cfi.ErrFormat) || errors.Is(err, debugfile.ErrFormat) {
+		return nil, nil, err
+	}
 	u, err := newORCUnwinder(code)
+	if errors.Is(err, ErrNoUnwind) && code.dwarf != nil {
+		return code, code.dwarf, nil
+	}
 	return code, u, err
 }
 
 // CPUStack returns the kernel stack of what a virtual processor does: the task that
 // it runs, or the interrupt that came between. The guest must be paused since before
 // the registers were read. The trace has no frames while the processor runs user
-// code, and ends in an error (StackTrace.Err) where it has just entered the kernel and
-// is still on the stack that is for that. Errors as of KernelStack.
+// code. Frames behind a place whose frame no table describes are not Reliable: they
+// were found by looking at the stack. Errors as of KernelStack.
 func (k *Kernel) CPUStack(c vmi.CPU) (*StackTrace, error) {
+	if err := k.onlyX86("registers"); err != nil {
+		return nil, err
+	}
 	code, u, err := k.unwinder()
 	if err != nil {
 		return nil, err
@@ -241,12 +269,28 @@ func (k *Kernel) cpuStacks(cpu int) []stackRange {
 		top = (top + 8) &^ 0xfff // it points to the last word, or behind it
 		all = append(all, stackRange{top.Add(-k.threadSize()), top})
 	}
-	if p, err := k.PerCPU("cea_exception_stacks", cpu); err == nil {
-		a, err := k.ReadAddr(p)
-		c, terr := k.types.Struct("cea_exception_stacks")
-		if err == nil && terr == nil && a.IsKernel() && c.Size < 1<<20 {
-			all = append(all, stackRange{a, a.Add(c.Size)})
-		}
+	return append(all, k.entryStacks(cpu)...)
+}
+
+// entryStacks returns the stacks of a CPU's cpu_entry_area: those of exceptions that
+// have their own, and the one that every entry from user code begins on. Source:
+// arch/x86/mm/cpu_entry_area.c.
+func (k *Kernel) entryStacks(cpu int) []stackRange {
+	p, err := k.PerCPU("cea_exception_stacks", cpu)
+	if err != nil {
+		return nil
+	}
+	a, err := k.ReadAddr(p)
+	c, terr := k.types.Struct("cea_exception_stacks")
+	if err != nil || terr != nil || !a.IsKernel() || c.Size >= 1<<20 {
+		return nil
+	}
+	all := []stackRange{{a, a.Add(c.Size)}}
+	estacks, err := k.offsetOf("cpu_entry_area", "estacks")
+	entry, eerr := k.offsetOf("cpu_entry_area", "entry_stack_page")
+	if err == nil && eerr == nil {
+		a = a.Add(entry - estacks)
+		all = append(all, stackRange{a, a.Add(vmi.PageSize)})
 	}
 	return all
 }

@@ -3,6 +3,8 @@ package kernel
 import (
 	"errors"
 	"fmt"
+
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 )
 
 // ErrNoUnwind is wrapped by errors about code whose frames cannot be found.
@@ -112,7 +114,7 @@ func unwind(code *kernelCode, u unwinder, s unwindState) *StackTrace {
 		}
 		f.SP, f.Reliable = s.sp, !s.unsure
 		tr.Frames = append(tr.Frames, f)
-		if err := u.step(&s); err != nil {
+		if err := code.caller(u, &s); err != nil {
 			if !errors.Is(err, errStackEnd) {
 				tr.Err = err
 			}
@@ -121,4 +123,37 @@ func unwind(code *kernelCode, u unwinder, s unwindState) *StackTrace {
 	}
 	tr.Err = &PathError{Path: "stack", Addr: s.sp, Err: ErrLimit}
 	return tr
+}
+
+// caller replaces s by the caller's state. Where tables are not exact and say what
+// cannot be, the debug file is asked if there is one, and then the stack itself.
+func (c *kernelCode) caller(u unwinder, s *unwindState) error {
+	if left, err := c.leaveThunk(s); left {
+		return err
+	}
+	next := *s
+	err := u.step(&next)
+	exact := c.k.Arch() != paging.X86_64 || !s.interrupted && !inRanges(c.entry, s.ip)
+	if exact || errors.Is(err, errStackEnd) || err == nil && !c.doubtful(&next) {
+		if err == nil {
+			*s = next
+		}
+		return err
+	}
+	if c.dwarf != nil {
+		other := *s
+		if derr := c.dwarf.step(&other); derr == nil && !c.doubtful(&other) {
+			*s = other
+			return nil
+		}
+	}
+	switch found, end := c.scan(s); {
+	case end:
+		return errStackEnd
+	case found:
+		return nil
+	case err == nil:
+		*s = next
+	}
+	return err
 }

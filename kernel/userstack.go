@@ -2,8 +2,11 @@ package kernel
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sort"
+
+	"github.com/ovmigrate/ovmigrate/kernel/cfi"
 )
 
 // UserFrame is a function of a program that has not returned, as far as it can be
@@ -16,8 +19,12 @@ type UserFrame struct {
 	// Addr from its start.
 	Symbol       string
 	SymbolOffset uint64
-	// How the frame was found: "registers" for the first, else "frame pointer". Code
-	// that was compiled without frame pointers ends the walk, or hides callers.
+	// Signal is set for the code that a signal handler returns to, which is part of
+	// no caller: the next frame was interrupted by the signal.
+	Signal bool
+	// How the frame was found: "registers" for the first, else by the call frame
+	// information of the caller before ("eh_frame"), or by "frame pointer" where it
+	// has none. The latter hides callers that were compiled without frame pointers.
 	How string
 }
 
@@ -26,9 +33,13 @@ type UserFrame struct {
 const maxUserFrames = 512
 
 // UserStack returns the user stack of a thread that is in the kernel: the place where
-// it entered, and callers by the chain of frame pointers. Stack memory that is not
-// resident ends the walk with an error; the frames found are returned with it. Errors
-// as of UserRegs and MM.
+// it entered, and callers by the call frame information (.eh_frame) of the files that
+// are mapped there, or by the chain of frame pointers where there is none. Files are
+// read from memory and the page cache alone. What is needed but not resident, and
+// information that makes no sense, ends the walk with an error; the frames found are
+// returned with it. Symbols are of .symtab if that is in the page cache, else of
+// .dynsym. Errors as of UserRegs and MM; *paging.NotMappedError, *CacheError,
+// cfi.ErrFormat, ErrCorrupt.
 func (t *Task) UserStack() ([]UserFrame, error) {
 	m, err := t.MM()
 	if err != nil {
@@ -38,38 +49,119 @@ func (t *Task) UserStack() ([]UserFrame, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &userWalk{m: m}
+	w := &userWalk{m: m, images: map[UserAddr]*userImage{}}
 	if w.vmas, err = m.VMAList(); err != nil {
 		return nil, err
 	}
-	if err := w.add(UserAddr(r.IP), "registers"); err != nil {
+	if err := w.add(UserAddr(r.IP), "registers", true); err != nil {
 		return w.frames, err
 	}
-	word := 8
-	if r.Compat() {
-		word = 4
+	if !r.Compat() {
+		return w.frames, w.unwind(cfiRegs(r))
 	}
-	return w.frames, w.framePointers(UserAddr(r.SP), UserAddr(r.BP), word)
+	return w.frames, w.framePointers(UserAddr(r.SP), UserAddr(r.BP), 4)
+}
+
+// cfiRegs arranges registers as DWARF numbers them.
+func cfiRegs(r *PtRegs) *cfi.Regs {
+	regs := &cfi.Regs{}
+	for i, v := range []uint64{
+		r.AX, r.DX, r.CX, r.BX, r.SI, r.DI, r.BP, r.SP, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.IP,
+	} {
+		regs.Set(i, v)
+	}
+	return regs
+}
+
+// unwind follows callers by call frame information.
+func (w *userWalk) unwind(regs *cfi.Regs) error {
+	exact := true // the address is not behind a call
+	read := func(a uint64) (uint64, error) {
+		var b [8]byte
+		_, err := w.m.ReadAt(b[:], UserAddr(a))
+		return binary.LittleEndian.Uint64(b[:]), err
+	}
+	for len(w.frames) < maxUserFrames {
+		sp, pc := regs.Val[cfi.RSP], UserAddr(regs.Val[cfi.RA])
+		if !exact {
+			pc--
+		}
+		e, err := w.entry(pc)
+		if errors.Is(err, cfi.ErrNone) || errors.Is(err, errNoImage) {
+			bp, _ := regs.Get(cfi.RBP)
+			return w.framePointers(UserAddr(sp), UserAddr(bp), 8)
+		}
+		if err == nil {
+			err = e.Step(regs, uint64(pc), read)
+		}
+		if errors.Is(err, cfi.ErrEnd) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("caller of %s: %w", w.frames[len(w.frames)-1].Addr, err)
+		}
+		next := UserAddr(regs.Val[cfi.RA])
+		if next == 0 {
+			return nil
+		}
+		// A signal handler may have a stack of its own.
+		if v := w.vma(next); v == nil || v.Flags&VMExec == 0 || regs.Val[cfi.RSP] <= sp && !e.Signal {
+			return fmt.Errorf("%w: caller of %s at %s, stack pointer %#x after %#x",
+				ErrCorrupt, w.frames[len(w.frames)-1].Addr, next, regs.Val[cfi.RSP], sp)
+		}
+		if exact = e.Signal; exact {
+			w.frames[len(w.frames)-1].Signal = true
+		}
+		if err := w.add(next, "eh_frame", exact); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entry returns the call frame information of the code at pc.
+func (w *userWalk) entry(pc UserAddr) (*cfi.Entry, error) {
+	v := w.vma(pc)
+	if v == nil {
+		return nil, errNoImage
+	}
+	im, err := w.imageAt(v)
+	if err != nil {
+		return nil, err
+	}
+	return im.entry(pc)
 }
 
 type userWalk struct {
-	m      *MM
-	vmas   []VMA
-	frames []UserFrame
+	m       *MM
+	vmas    []VMA
+	frames  []UserFrame
+	images  map[UserAddr]*userImage // by their begin
+	symbols int                     // bytes of symbol tables that were read
+}
+
+// index returns the place of the first mapping that ends behind a.
+func (w *userWalk) index(a UserAddr) int {
+	return sort.Search(len(w.vmas), func(i int) bool { return w.vmas[i].End > a })
 }
 
 // vma returns the mapping that a lies in, nil if none.
 func (w *userWalk) vma(a UserAddr) *VMA {
-	i := sort.Search(len(w.vmas), func(i int) bool { return w.vmas[i].End > a })
+	i := w.index(a)
 	if i == len(w.vmas) || w.vmas[i].Start > a {
 		return nil
 	}
 	return &w.vmas[i]
 }
 
-func (w *userWalk) add(a UserAddr, how string) error {
+// add adds a frame that goes on at a: behind a call, unless exact.
+func (w *userWalk) add(a UserAddr, how string, exact bool) error {
 	f := UserFrame{Addr: a, How: how}
-	if v := w.vma(a); v != nil {
+	at := a
+	if !exact {
+		at--
+	}
+	if v := w.vma(at); v != nil {
 		name, err := w.m.Name(v)
 		if err != nil {
 			return err
@@ -77,6 +169,13 @@ func (w *userWalk) add(a UserAddr, how string) error {
 		f.Path = name
 		if v.File != 0 {
 			f.FileOffset = v.PgOff<<12 + uint64(a-v.Start)
+		}
+		if im, err := w.imageAt(v); err == nil {
+			f.Symbol, f.SymbolOffset = im.symbol(at)
+			f.SymbolOffset += uint64(a - at)
+			if f.Symbol == "" {
+				f.SymbolOffset = 0
+			}
 		}
 	}
 	w.frames = append(w.frames, f)
@@ -106,7 +205,7 @@ func (w *userWalk) framePointers(sp, bp UserAddr, word int) error {
 		if v == nil || v.Flags&VMExec == 0 {
 			return nil // not a frame, but what a register of that name happens to hold
 		}
-		if err := w.add(UserAddr(ret), "frame pointer"); err != nil {
+		if err := w.add(UserAddr(ret), "frame pointer", false); err != nil {
 			return err
 		}
 		sp, bp = bp+UserAddr(2*word), UserAddr(next)

@@ -8,13 +8,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/debugfile"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 const longStack = `stack shows where a thread is in the kernel: the functions that have not returned, the
 innermost first. Of a thread that runs it needs the registers of the virtual processors
 (qmp:SOCKET), and pauses the guest to read them. A line with ? is behind code that the
-kernel's tables do not describe. --user adds where the program is.`
+kernel's tables do not describe. With --vmlinux, frames have source lines. --user adds
+where the program is.`
 
 func (a *app) stackCommand() *cobra.Command {
 	threads, user := false, false
@@ -72,6 +74,8 @@ type stackFrame struct {
 	Module      string `json:"module,omitempty"`
 	Reliable    bool   `json:"reliable"`
 	Interrupted bool   `json:"interrupted,omitempty"`
+	File        string `json:"file,omitempty"` // of the source, with --vmlinux
+	Line        int    `json:"line,omitempty"`
 
 	text string
 }
@@ -82,7 +86,8 @@ type userFrame struct {
 	Offset hex    `json:"offset"` // in the file
 	Symbol string `json:"symbol,omitempty"`
 	SymOff uint64 `json:"symbol_offset,omitempty"`
-	How    string `json:"how"` // how the frame was found: "registers", "eh_frame", "frame pointer"
+	Signal bool   `json:"signal,omitempty"` // what a signal handler returns to
+	How    string `json:"how"`              // how the frame was found: "registers", "eh_frame", "frame pointer"
 }
 
 func readStack(ctx context.Context, g *guest, t *kernel.Task, user bool) (threadStack, error) {
@@ -105,8 +110,17 @@ func readStack(ctx context.Context, g *guest, t *kernel.Task, user bool) (thread
 		s.Error = oneLine(tr.Err)
 	}
 	for _, f := range tr.Frames {
+		at := f.Addr
+		if !f.Interrupted {
+			at-- // in the call
+		}
+		// Modules and assembly have no lines in a vmlinux.
+		file, line, err := g.SourceLine(at)
+		if err != nil && !errors.Is(err, debugfile.ErrNothing) {
+			return s, about(t, err)
+		}
 		s.Frames = append(s.Frames, stackFrame{
-			hex(f.Addr), f.Symbol, f.Offset, f.Size, f.Module, f.Reliable, f.Interrupted, f.String(),
+			hex(f.Addr), f.Symbol, f.Offset, f.Size, f.Module, f.Reliable, f.Interrupted, file, line, f.String(),
 		})
 	}
 	if user && !t.IsKernelThread() {
@@ -115,7 +129,7 @@ func readStack(ctx context.Context, g *guest, t *kernel.Task, user bool) (thread
 			s.UserErr = oneLine(err)
 		}
 		for _, f := range frames {
-			s.User = append(s.User, userFrame{hex(f.Addr), f.Path, hex(f.FileOffset), f.Symbol, f.SymbolOffset, f.How})
+			s.User = append(s.User, userFrame{hex(f.Addr), f.Path, hex(f.FileOffset), f.Symbol, f.SymbolOffset, f.Signal, f.How})
 		}
 	}
 	return s, nil
@@ -175,7 +189,11 @@ func (a *app) printStacks(all []threadStack, user bool) error {
 			if !f.Reliable {
 				mark = "?"
 			}
-			fmt.Fprintf(a.stdout, "  %#x %s %s\n", uint64(f.Addr), mark, printable(f.text))
+			text := f.text
+			if f.File != "" {
+				text += fmt.Sprintf(" at %s:%d", f.File, f.Line)
+			}
+			fmt.Fprintf(a.stdout, "  %#x %s %s\n", uint64(f.Addr), mark, printable(text))
 		}
 		if s.Error != "" {
 			fmt.Fprintf(a.stdout, "  … %s\n", s.Error)
