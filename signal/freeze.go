@@ -76,6 +76,7 @@ func Freeze(ctx context.Context, t *kernel.Task, opt *FreezeOptions) (*Frozen, e
 		return nil, err
 	}
 	o.report.PID, o.report.Comm, o.report.Strategy = t.PID, t.Comm, ByBitmap
+	o.aim = aimAt(aimFreeze, t)
 	timeout := opt.Timeout
 	if timeout <= 0 {
 		timeout = defaultFreezeTimeout
@@ -87,7 +88,8 @@ func Freeze(ctx context.Context, t *kernel.Task, opt *FreezeOptions) (*Frozen, e
 		fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
 		defer cancel()
 		if thawErr := f.Thaw(fresh); thawErr != nil {
-			return nil, fmt.Errorf("%w; and it could not be thawed: %w", err, thawErr)
+			o.left = true
+			return nil, errors.Join(fmt.Errorf("%w; and it could not be thawed: %w", err, thawErr), o.end())
 		}
 		return nil, err
 	}
@@ -169,6 +171,7 @@ func (f *Frozen) hold(ctx context.Context) (more bool, err error) {
 		var asleep []*thread
 		for _, t := range threads {
 			if t.JobCtl&jobctlTrapFreeze == 0 {
+				p.marks = append(p.marks, markOf(t.Task))
 				if err := p.Set(t.w.JobCtl, 8, t.path("jobctl"), t.JobCtl|jobctlTrapFreeze); err != nil {
 					return err
 				}

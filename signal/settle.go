@@ -55,7 +55,7 @@ func (o *op) clear(w *wake) error {
 		return err
 	}
 	w.cleared = true
-	return nil
+	return o.rec.note("freed %x", uint64(w.slot))
 }
 
 // planSettle adds to p the references to be dropped, and frees the slots.

@@ -24,7 +24,7 @@ func (f *Frozen) Thaw(ctx context.Context) error {
 		return err
 	}
 	f.thawed = true
-	return nil
+	return f.o.end()
 }
 
 func (f *Frozen) thaw(ctx context.Context) error { return f.thawBy(ctx, f.release) }

@@ -63,6 +63,7 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 		return nil, err
 	}
 	o.report.PID, o.report.Comm, o.report.Signal, o.report.DryRun = t.PID, t.Comm, sig, opt.DryRun
+	o.aim = aimAt(sig.String(), t)
 	timeout := opt.Timeout
 	if timeout <= 0 {
 		timeout = defaultTimeout
@@ -78,7 +79,7 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 	if err == nil && !opt.DryRun {
 		err = o.prove(ctx, t, sig)
 	}
-	err = errors.Join(err, o.afterKick())
+	err = errors.Join(err, o.afterKick(), o.end())
 	o.log.Debug("signal", "pid", t.PID, "signal", sig, "strategy", o.report.Strategy, "latency", o.report.Latency,
 		"pauses", o.report.Pauses, "err", err)
 	return &o.report, err

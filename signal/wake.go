@@ -26,6 +26,21 @@ type wake struct {
 	cleared bool // the slot was given back
 }
 
+// wakeRecord is a wake as a journal has it.
+type wakeRecord struct {
+	Slot  kernel.Addr `json:"slot"`
+	Task  kernel.Addr `json:"task"`
+	PID   kernel.PID  `json:"pid"`
+	Timer bool        `json:"timer,omitempty"`
+	NoRef bool        `json:"no_ref,omitempty"`
+}
+
+func (w *wake) record() wakeRecord { return wakeRecord{w.slot, w.task, w.pid, w.timer, w.noRef} }
+
+func (r wakeRecord) wake() *wake {
+	return &wake{slot: r.Slot, task: r.Task, pid: r.PID, timer: r.Timer, noRef: r.NoRef}
+}
+
 func (w *wake) usagePath() string { return fmt.Sprintf("task_struct(%d).usage", w.pid) }
 
 func (w *wake) path(member string) string { return fmt.Sprintf("wake(%d).%s", w.pid, member) }
