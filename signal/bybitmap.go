@@ -24,6 +24,10 @@ import (
 type byBitmap struct {
 	*op
 	wanted []*thread // stopped threads that SIGCONT must still wake
+
+	// With gather, threads are not woken but left to who acts on many processes.
+	gather   bool
+	sleepers []*thread
 }
 
 func (b *byBitmap) deliver(ctx context.Context, t *kernel.Task, sig Signal) error {
@@ -46,15 +50,7 @@ func (b *byBitmap) deliver(ctx context.Context, t *kernel.Task, sig Signal) erro
 		if err != nil {
 			return err
 		}
-		d := &delivery{b, p, t, s, threads}
-		switch sig {
-		case SIGKILL:
-			return d.kill(ctx)
-		case SIGCONT:
-			return d.cont(ctx)
-		default:
-			return d.post(ctx, sig)
-		}
+		return (&delivery{b, p, t, s, threads}).send(ctx, sig)
 	})
 	if err != nil || b.report.DryRun {
 		return err
@@ -142,6 +138,26 @@ func (d *delivery) flush(sigs uint64) error {
 	return nil
 }
 
+// wake plans to wake threads, and returns for how many there was room.
+func (d *delivery) wake(ctx context.Context, threads []*thread) (served int, err error) {
+	if d.gather {
+		d.sleepers = append(d.sleepers, threads...)
+		return len(threads), nil
+	}
+	return d.planWake(ctx, d.p, threads)
+}
+
+// send plans what sig takes.
+func (d *delivery) send(ctx context.Context, sig Signal) error {
+	switch sig {
+	case SIGKILL:
+		return d.kill(ctx)
+	case SIGCONT:
+		return d.cont(ctx)
+	}
+	return d.post(ctx, sig)
+}
+
 // notice makes thread t look at its pending signals.
 func (d *delivery) notice(t *thread) error {
 	return d.p.Update(t.w.FlagsAddr, 8, t.path("thread_info.flags"), func(v uint64) uint64 { return v | d.at.tifSigPending })
@@ -200,7 +216,7 @@ func (d *delivery) post(ctx context.Context, sig Signal) error {
 		return err
 	}
 	if t.canWake(kernel.TaskInterruptible) {
-		_, err = d.planWake(ctx, d.p, []*thread{t})
+		_, err = d.wake(ctx, []*thread{t})
 	}
 	return err
 }
@@ -285,7 +301,7 @@ func (d *delivery) kill(ctx context.Context) error {
 	if !t.canWake(wakeable) {
 		return nil
 	}
-	_, err := d.planWake(ctx, d.p, []*thread{t})
+	_, err := d.wake(ctx, []*thread{t})
 	return err
 }
 
@@ -355,7 +371,7 @@ func (d *delivery) cont(ctx context.Context) error {
 			return d.post(ctx, SIGCONT)
 		}
 	}
-	served, err := d.planWake(ctx, d.p, stopped)
+	served, err := d.wake(ctx, stopped)
 	d.wanted = stopped[served:]
 	return err
 }

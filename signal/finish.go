@@ -14,9 +14,13 @@ import (
 func (o *op) finish(ctx context.Context, s *story, out *Undone) error {
 	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
 	defer cancel()
-	out.Effect = "nothing of it is in the guest"
-	if out.PutBack > 0 {
+	switch {
+	case out.PutBack > 0:
 		out.Effect = "taken back"
+	case s.step == done:
+		out.Effect = "it was carried out"
+	default:
+		out.Effect = "nothing of it was in the guest"
 	}
 	if len(o.unsettled) == 0 && len(s.marks) == 0 && !s.work && !s.kicks {
 		return nil
@@ -27,6 +31,7 @@ func (o *op) finish(ctx context.Context, s *story, out *Undone) error {
 	o.mu.Lock()
 	for _, w := range o.unsettled {
 		o.slots.adopt(w.slot)
+		o.slots.adopt(w.work)
 	}
 	o.mu.Unlock()
 	if s.work {
@@ -38,7 +43,15 @@ func (o *op) finish(ctx context.Context, s *story, out *Undone) error {
 	if err := o.finishWakes(ctx); err != nil {
 		return err
 	}
-	if len(s.marks) > 0 {
+	switch {
+	case len(s.marks) == 0:
+	case s.aim.Do != aimFreeze:
+		n, err := o.finishStop(ctx, s)
+		if err != nil {
+			return err
+		}
+		out.Effect = fmt.Sprintf("%d processes go on", n)
+	default:
 		n, err := o.finishFreeze(ctx, s.marks)
 		if err != nil {
 			return err
@@ -111,4 +124,21 @@ func (o *op) finishFreeze(ctx context.Context, marks []mark) (n int, err error) 
 		}
 	}
 	return n, nil
+}
+
+// finishStop lets the processes of a set go on that had been stopped when not all of
+// them were.
+func (o *op) finishStop(ctx context.Context, s *story) (int, error) {
+	var leaders []*kernel.Task
+	for _, m := range s.marks {
+		t, err := o.k.TaskAt(m.Task)
+		if err == nil && t.PID == m.PID && t.BootTime == m.Boot {
+			leaders = append(leaders, t)
+		}
+	}
+	r, err := SendAll(ctx, someProcesses(Set{name: s.aim.Set, k: o.k}, leaders), SIGCONT, &Options{Logger: o.log})
+	if err != nil {
+		return 0, err
+	}
+	return len(r.Processes), nil
 }

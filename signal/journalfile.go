@@ -36,9 +36,9 @@ type story struct {
 	id  guestID
 	aim aim
 
-	size   int64 // bytes of whole lines
-	paused  int // pauses that have not ended
-	tx      int // number of the last transaction, 0 for none
+	size    int64 // bytes of whole lines
+	paused  int   // pauses that have not ended
+	tx      int   // number of the last transaction, 0 for none
 	words   []word
 	step    step
 	last    extras
@@ -50,7 +50,6 @@ type story struct {
 	marks []mark
 	work  bool // send_signal_work was put in flight
 	kicks bool // an NMI may have come that was kept silent
-	whole bool // nothing of what was asked for is missing
 }
 
 // readStory reads a journal. What its program was writing when it was killed is cut
@@ -116,7 +115,7 @@ func readStory(r io.Reader) (*story, error) {
 		case "freed":
 			err = s.freed(rest)
 		case "whole":
-			s.whole = true
+			s.marks = nil // nobody is to go on
 		default:
 			err = fmt.Errorf("unknown word %.20q", verb)
 		}

@@ -23,7 +23,8 @@ type machine struct {
 	at    place
 	caps  Capabilities
 	slots slots
-	kicks int // NMIs whose effect has not been seen yet
+	queue error // why many tasks cannot be woken at once
+	kicks int   // NMIs whose effect has not been seen yet
 
 	journal *journal // nil: none is kept
 }
@@ -190,6 +191,7 @@ func (o *op) carryOut(f func(ctx context.Context, p *plan) error) func(context.C
 		if err != nil || o.report.DryRun {
 			for _, w := range p.wakes {
 				o.slots.untake(w.slot)
+				o.slots.untake(w.work)
 			}
 			return err
 		}

@@ -35,7 +35,8 @@ type Unfinished struct {
 	// Words are those of a transaction that the program was carrying out when it was
 	// killed, in the order of writing, as they are now.
 	Words []Word
-	// Held are threads that the program froze, and had not thawed.
+	// Held are threads that the program froze, and had not thawed, or processes of a set
+	// of which it had stopped some and not all.
 	Held []kernel.PID
 	// Wakes is the number of forged wake-ups that were under way.
 	Wakes int

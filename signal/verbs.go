@@ -45,7 +45,7 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 	if opt == nil {
 		opt = &Options{}
 	}
-	o, err := newOp(ctx, t, opt.Logger)
+	o, err := newOp(ctx, t.Kernel(), opt.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -91,18 +91,18 @@ type strategy interface {
 	deliver(ctx context.Context, t *kernel.Task, sig Signal) error
 }
 
-func newOp(ctx context.Context, t *kernel.Task, log *slog.Logger) (*op, error) {
-	m, err := machineOf(t.Kernel())
+func newOp(ctx context.Context, k *kernel.Kernel, log *slog.Logger) (*op, error) {
+	m, err := machineOf(k)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.isRunning(ctx, t.Kernel()); err != nil {
+	if err := m.isRunning(ctx, k); err != nil {
 		return nil, err
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &op{machine: m, k: t.Kernel(), log: log}, nil
+	return &op{machine: m, k: k, log: log}, nil
 }
 
 // shortPause is how long a pause may last that others make for work like ours.
