@@ -36,6 +36,9 @@ func repetitions(t *testing.T) int {
 	return n
 }
 
+// acceptance says that OVM_SIGNAL_REPS is given, and time is of no matter.
+func acceptance() bool { return os.Getenv("OVM_SIGNAL_REPS") != "" }
+
 // guest is a virtual machine with its kernel opened from outside.
 type guest struct {
 	*testvm.VM

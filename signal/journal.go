@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 // Record makes all later operations on k keep a journal: before the first word of a
@@ -76,7 +77,7 @@ func aimAt(do string, t *kernel.Task) aim {
 
 // record is the journal of one operation. A nil record keeps nothing.
 type record struct {
-	k    *kernel.Kernel
+	phys func(kernel.Addr) (vmi.Phys, error)
 	f    *os.File // locked: as long as the lock is held its program lives
 	path string
 	txs  int // begun
@@ -99,7 +100,7 @@ func (j *journal) create(k *kernel.Kernel, a aim) (*record, error) {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	name := fmt.Sprintf("%s-%d-%d%s", j.id.key(), a.Tool, a.Begun.UnixNano(), journalSuffix)
-	r := &record{k: k, f: f, path: filepath.Join(j.dir, name)}
+	r := &record{phys: k.Phys, f: f, path: filepath.Join(j.dir, name)}
 	err = lockFile(f)
 	if err == nil {
 		err = r.append(fmt.Appendf(nil, "%s\nguest %s\naim %s\n", journalMagic, id, what))
@@ -202,7 +203,7 @@ func (c *recorder) begin(edits []Edit) error {
 	}
 	b := make([]byte, 0, 128*(len(edits)+1))
 	for _, e := range edits {
-		phys, err := c.r.k.Phys(e.Addr)
+		phys, err := c.r.phys(e.Addr)
 		if err != nil {
 			return err
 		}

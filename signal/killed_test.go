@@ -135,7 +135,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}()
 	// Every step takes two processes that open the guest: the acceptance run only.
 	stride := 11
-	if os.Getenv("OVM_SIGNAL_REPS") != "" {
+	if acceptance() {
 		stride = 1
 	}
 	for i, c := range []struct {

@@ -61,7 +61,7 @@ func newFrozenSet(ctx context.Context, s Set, opt *FreezeOptions) (*FrozenSet, e
 
 func (f *FrozenSet) freeze(ctx context.Context) error {
 	var waiting string
-	for patience := 10 * time.Millisecond; ; patience = min(2*patience, 500*time.Millisecond) {
+	for patience := 50 * time.Millisecond; ; patience = min(2*patience, 500*time.Millisecond) {
 		fresh, err := f.pass(ctx)
 		if err != nil {
 			return err
@@ -74,7 +74,15 @@ func (f *FrozenSet) freeze(ctx context.Context) error {
 		}
 		round, cancel := context.WithTimeout(ctx, patience)
 		waiting = "its processes are being looked for"
+		next := time.Now().Add(newcomersEvery)
 		err = waitFor(round, func() (ok bool, err error) {
+			if time.Now().After(next) {
+				if f.newcomers(func(t *kernel.Task) bool { m := f.known[t.Addr]; return m != nil && idOf(m.leader) == idOf(t) }) {
+					waiting = "a process was forked meanwhile"
+					return true, nil
+				}
+				next = time.Now().Add(newcomersEvery)
+			}
 			if waiting, err = f.look(); waiting != "" || err != nil {
 				return false, err
 			}
@@ -84,11 +92,12 @@ func (f *FrozenSet) freeze(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return f.timeout("freeze all", waiting, "", context.Cause(ctx))
-		case err == nil:
+		case err == nil && waiting == "":
 			f.report.Latency = time.Since(f.first)
+		case err == nil:
 		case !errors.Is(err, context.DeadlineExceeded):
 			return err
-		case patience > 40*time.Millisecond:
+		default:
 			if err := f.nudge(ctx); err != nil {
 				return err
 			}

@@ -141,7 +141,7 @@ type sendAll struct {
 
 func (g *sendAll) run(ctx context.Context) error {
 	again := g.sig == SIGSTOP || g.sig == SIGKILL
-	for patience := 10 * time.Millisecond; ; patience = min(2*patience, time.Second) {
+	for patience := 50 * time.Millisecond; ; patience = min(2*patience, time.Second) {
 		fresh, err := g.pass(ctx)
 		if err != nil || g.report.DryRun {
 			return err
@@ -153,7 +153,7 @@ func (g *sendAll) run(ctx context.Context) error {
 			break
 		}
 		round, cancel := context.WithTimeout(ctx, patience)
-		waiting, err := g.wait(round, patience)
+		waiting, err := g.wait(round, again)
 		cancel()
 		if ctx.Err() != nil {
 			return g.timeout(g.sig.String()+" to all", waiting, "", context.Cause(ctx))
@@ -161,7 +161,7 @@ func (g *sendAll) run(ctx context.Context) error {
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
-		if err == nil {
+		if waiting == "" {
 			g.report.Latency = time.Since(g.first)
 			if !again {
 				break
@@ -255,38 +255,67 @@ func (g *sendAll) allSettled() bool {
 	return !slices.ContainsFunc(g.order, func(m *member) bool { return !m.settled })
 }
 
-// wait waits until all wake-ups have landed and the effect shows on all processes.
-func (g *sendAll) wait(ctx context.Context, patience time.Duration) (waiting string, err error) {
+// wait waits until all wake-ups have landed and the effect shows on all processes, or,
+// if forks are looked for, until there is a process that has not got the signal.
+func (g *sendAll) wait(ctx context.Context, forks bool) (waiting string, err error) {
+	next := time.Now().Add(newcomersEvery)
 	err = waitFor(ctx, func() (bool, error) {
+		if forks && time.Now().After(next) {
+			if g.newcomers(func(t *kernel.Task) bool { return g.known[t.Addr] != nil && idOf(g.known[t.Addr].t) == idOf(t) }) {
+				waiting = "a process was forked meanwhile"
+				return true, nil
+			}
+			next = time.Now().Add(newcomersEvery)
+		}
 		if ok, err := g.allLanded(); !ok || err != nil {
+			waiting = "a forged wake-up has not arrived"
 			return false, err
 		}
-		left := 0
-		for _, m := range g.order {
-			if m.settled {
-				continue
-			}
-			var why string
-			if m.settled, why, err = g.see(m.t); err != nil {
-				return false, err
-			}
-			if !m.settled {
-				left++
-				waiting = fmt.Sprintf("pid %d (%s): %s", m.t.PID, m.t.Comm, why)
-			}
-		}
-		if left > 1 {
-			waiting = fmt.Sprintf("%s, and %d more", waiting, left-1)
-		}
-		return left == 0, nil
+		var err error
+		waiting, err = g.unsettledMembers()
+		return waiting == "" && err == nil, err
 	}, nil)
-	if err != nil && patience > 40*time.Millisecond {
+	if errors.Is(err, context.DeadlineExceeded) {
 		// A wake-up may have missed CPU 0 on its way to sleep.
-		if nudgeErr := g.nudge(context.WithoutCancel(ctx)); nudgeErr != nil {
-			return waiting, nudgeErr
-		}
+		err = errors.Join(err, g.nudge(context.WithoutCancel(ctx)))
 	}
 	return waiting, err
+}
+
+func (g *sendAll) unsettledMembers() (waiting string, err error) {
+	left := 0
+	for _, m := range g.order {
+		if m.settled {
+			continue
+		}
+		var why string
+		if m.settled, why, err = g.see(m.t); err != nil {
+			return "", err
+		}
+		if !m.settled {
+			left++
+			waiting = fmt.Sprintf("pid %d (%s): %s", m.t.PID, m.t.Comm, why)
+		}
+	}
+	if left > 1 {
+		waiting = fmt.Sprintf("%s, and %d more", waiting, left-1)
+	}
+	return waiting, nil
+}
+
+// newcomersEvery is how often the running guest is looked at for new processes.
+const newcomersEvery = 5 * time.Millisecond
+
+// newcomers says whether there seem to be processes that are not known. The guest
+// runs, so that only a pass can tell that there are none.
+func (g *setOp) newcomers(known func(*kernel.Task) bool) bool {
+	leaders, err := g.set.leaders()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(leaders, func(t *kernel.Task) bool {
+		return !known(t) && !t.IsKernelThread() && t.ExitState == 0 && t.Flags&kernel.PFExiting == 0
+	})
 }
 
 // see says whether the effect shows on one process. That it is gone is as good.

@@ -136,7 +136,7 @@ func pending(k *kernel.Kernel, path string) (*Unfinished, error) {
 		Journal: path, Paused: s.paused > 0, Wakes: len(s.wakes), k: k, s: s,
 	}
 	if s.underWay() {
-		if u.Words, err = s.look(k); err != nil {
+		if u.Words, err = s.look(k.Memory()); err != nil {
 			return nil, err
 		}
 	}
@@ -156,10 +156,10 @@ func pending(k *kernel.Kernel, path string) (*Unfinished, error) {
 func (s *story) underWay() bool { return s.step == begun || s.step == done && !s.resumed }
 
 // look reads the words of the last transaction.
-func (s *story) look(k *kernel.Kernel) ([]Word, error) {
+func (s *story) look(m vmi.Memory) ([]Word, error) {
 	out := make([]Word, len(s.words))
 	for i, w := range s.words {
-		now, err := w.read(k.Memory())
+		now, err := w.read(m)
 		if err != nil {
 			return nil, err
 		}
@@ -217,7 +217,7 @@ func (u *Unfinished) Undo(ctx context.Context, log *slog.Logger) (*Undone, error
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	r := &record{k: u.k, f: f, path: u.Journal}
+	r := &record{phys: u.k.Phys, f: f, path: u.Journal}
 	if err := lockFile(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("journal %s: %w", u.Journal, err), f.Close())
 	}
@@ -305,27 +305,22 @@ func (o *op) runs(ctx context.Context) (bool, error) {
 // takeBack puts the words of the last transaction back. One that was carried out to
 // the end stays if the guest has run since, or if an NMI for it may be under way.
 func (o *op) takeBack(ctx context.Context, s *story, runs bool, out *Undone) error {
-	words, err := s.look(o.k)
+	words, err := s.look(o.k.Memory())
 	if err != nil {
 		return err
 	}
-	written, changed := 0, []string(nil)
-	for _, w := range words {
-		switch {
-		case w.Now == w.New && w.New != w.Old:
-			written++
-		case w.Now != w.Old:
-			changed = append(changed, fmt.Sprintf("%s holds %#x", w.Path, w.Now))
-		}
-	}
 	if s.step == done {
-		if runs || s.kicked || changed != nil {
-			if s.kicked && !runs {
-				// Sent once more it is still one, as long as the guest stands still.
-				if m, ok := o.k.Memory().(vmi.NMI); ok {
-					return m.InjectNMI(ctx)
-				}
+		if runs {
+			return nil
+		}
+		if s.kicked {
+			// Sent once more it is still one, as long as the guest stands still.
+			if m, ok := o.k.Memory().(vmi.NMI); ok {
+				return m.InjectNMI(ctx)
 			}
+			return nil
+		}
+		if changedWords(words) != nil {
 			return nil
 		}
 		if err := o.rec.note("undoing"); err != nil {
@@ -335,20 +330,39 @@ func (o *op) takeBack(ctx context.Context, s *story, runs bool, out *Undone) err
 		s.undoing(s.last)
 		o.unsettled = slices.Clone(s.wakes)
 	}
-	if changed != nil {
-		return fmt.Errorf("%w: %s", ErrChanged, strings.Join(changed[:min(4, len(changed))], ", "))
+	if out.PutBack, err = s.putBack(o.k.Memory(), words); err != nil {
+		return err
+	}
+	s.step = undone
+	return o.rec.note("undone %d", s.tx)
+}
+
+// changedWords says which words hold neither their old nor their new value.
+func changedWords(words []Word) (changed []string) {
+	for _, w := range words {
+		if w.State() == "neither" {
+			changed = append(changed, fmt.Sprintf("%s holds %#x", w.Path, w.Now))
+		}
+	}
+	return changed
+}
+
+// putBack gives the words of the last transaction, which hold what words says, their
+// old values, the last first, and returns how many had others.
+func (s *story) putBack(m vmi.Memory, words []Word) (n int, err error) {
+	if c := changedWords(words); c != nil {
+		return 0, fmt.Errorf("%w: %s", ErrChanged, strings.Join(c[:min(4, len(c))], ", "))
 	}
 	for i := len(s.words) - 1; i >= 0; i-- {
 		if words[i].Now == s.words[i].Old {
 			continue
 		}
-		if err := s.words[i].putBack(o.k.Memory()); err != nil {
-			return err
+		if err := s.words[i].putBack(m); err != nil {
+			return n, err
 		}
+		n++
 	}
-	out.PutBack = written
-	s.step = undone
-	return o.rec.note("undone %d", s.tx)
+	return n, nil
 }
 
 // MarshalJSON writes what is pending with the names of docs/cli.md.
