@@ -78,9 +78,10 @@ func (a *app) rootCommand() *cobra.Command {
 		a.modulesCommand(), a.dmesgCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand(),
 		a.signalCommand(),
-		a.sendCommand("stop", "Stop a process, as SIGSTOP does", signal.Stop),
-		a.sendCommand("cont", "Let a stopped process go on, as SIGCONT does", signal.Continue),
-		a.sendCommand("kill", "Kill a process, as SIGKILL does", signal.Kill),
+		a.sendCommand("stop", "Stop processes, as SIGSTOP does", signal.SIGSTOP),
+		a.sendCommand("cont", "Let stopped processes go on, as SIGCONT does", signal.SIGCONT),
+		a.sendCommand("kill", "Kill processes, as SIGKILL does", signal.SIGKILL),
+		a.freezeCommand(), a.thawCommand(),
 		a.undoCommand(),
 		a.checkCommand(), a.checkpointCommand(), a.verifyCommand(), a.migrateCommand(),
 		a.convertCommand())
