@@ -127,7 +127,7 @@ func (m *machine) probeCommon(k *kernel.Kernel) error {
 	}
 	for _, l := range []interface {
 		Size(*kernel.Kernel) (int, error)
-	}{taskLayout, signalLayout, sighandLayout, sigactionLayout, rqLayout, llistLayout} {
+	}{taskLayout, signalLayout, sighandLayout, sigactionLayout, sigqueueLayout, rqLayout, llistLayout} {
 		if _, err := l.Size(k); err != nil {
 			return unsupported("%w", err)
 		}

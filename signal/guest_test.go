@@ -514,3 +514,22 @@ func TestPoorSources(t *testing.T) {
 		}
 	})
 }
+
+// A stop signal that waits, with its siginfo, for a process that is stopped already is
+// no reason for SIGCONT not to do its work, nor does it come back.
+func TestContinueQueuedStop(t *testing.T) {
+	eachGuest(t, 1, func(t *testing.T, g *guest) {
+		for _, strategy := range []signal.Strategy{signal.ByKernel, signal.ByBitmap} {
+			task, intact := g.sleeper(t, []string{"-t", "4", "futex"})
+			for range 3 {
+				g.sh(t, "kill -STOP %d; kill -STOP %d; kill -TSTP %d", task.PID, task.PID, task.PID)
+				require.Eventually(t, func() bool { return g.procState(t, task.PID) == "T" }, 20*time.Second, 20*time.Millisecond)
+				_, err := signal.Continue(t.Context(), task, &signal.Options{Strategy: strategy})
+				require.NoError(t, err)
+				require.Eventually(t, func() bool { return g.procState(t, task.PID) == "S" }, 20*time.Second, 20*time.Millisecond)
+				require.Regexp(t, `(?m)^ShdPnd:\s*0000000000000000$`, g.sh(t, "cat /proc/%d/status", task.PID))
+			}
+			intact()
+		}
+	})
+}

@@ -83,6 +83,13 @@ type kSigaction struct {
 	Handler uint64 `k:"sa.sa_handler"`
 }
 
+// sigqueue is include/linux/signal_types.h:sigqueue, whose first member is its link.
+type sigqueue struct {
+	Next      kernel.Addr `k:"list.next"`
+	Signo     int32       `k:"info.si_signo"`
+	SignoAddr kernel.Addr `k:"&info.si_signo"`
+}
+
 type rqWords struct {
 	Lock uint32      `k:"__lock|lock"`
 	Curr kernel.Addr `k:"curr"`
@@ -151,6 +158,7 @@ var (
 	signalLayout    = kernel.LayoutOf[signalWords]("signal_struct")
 	sighandLayout   = kernel.LayoutOf[sighandWords]("sighand_struct")
 	sigactionLayout = kernel.LayoutOf[kSigaction]("k_sigaction")
+	sigqueueLayout  = kernel.LayoutOf[sigqueue]("sigqueue")
 	rqLayout        = kernel.LayoutOf[rqWords]("rq")
 	workLayout      = kernel.LayoutOf[sendSignalWork]("send_signal_irq_work")
 	llistLayout     = kernel.LayoutOf[llistHead]("llist_head")

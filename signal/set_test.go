@@ -224,8 +224,8 @@ func TestAllOrNothing(t *testing.T) {
 
 		task, release := vforked(t, g)
 		g.sh(t, "echo %d > /tmp/cg2%s/cgroup.procs", task.PID, name)
-		_, err = signal.SendAll(t.Context(), set, signal.SIGSTOP, &signal.Options{Timeout: 500 * time.Millisecond})
-		require.ErrorIs(t, err, signal.ErrTimeout)
+		r, err := signal.SendAll(t.Context(), set, signal.SIGSTOP, &signal.Options{Timeout: 500 * time.Millisecond})
+		require.ErrorIs(t, err, signal.ErrTimeout, "%+v", r.Processes)
 		require.Contains(t, err.Error(), fmt.Sprintf("thread %d is in state D", task.PID))
 		require.Zero(t, g.states(t, name)["T"])
 		_, err = signal.FreezeAll(t.Context(), set, &signal.FreezeOptions{Timeout: 500 * time.Millisecond})

@@ -83,10 +83,12 @@ func (f *FrozenSet) freeze(ctx context.Context) error {
 				}
 				next = time.Now().Add(newcomersEvery)
 			}
-			if waiting, err = f.look(); waiting != "" || err != nil {
+			if ok, err := f.allLanded(); !ok || err != nil {
+				waiting = "a forged wake-up has not arrived"
 				return false, err
 			}
-			return f.allLanded()
+			waiting, err = f.look()
+			return waiting == "", err
 		}, nil)
 		cancel()
 		switch {
