@@ -412,8 +412,10 @@ func TestRefusals(t *testing.T) {
 		traced := g.start(t, "python3", "-c", "import ctypes, time, os\n"+
 			"if os.fork() == 0: ctypes.CDLL(None).ptrace(0, 0, 0, 0); time.sleep(1000)\n"+
 			"time.sleep(1000)")
-		pid, err = strconv.Atoi(g.sh(t, "grep -l '^PPid:[[:space:]]%d$' /proc/[0-9]*/status | cut -d/ -f3", traced.PID))
-		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			pid, err = strconv.Atoi(g.sh(t, "grep -l '^PPid:[[:space:]]%d$' /proc/[0-9]*/status | cut -d/ -f3", traced.PID))
+			return err == nil
+		}, 20*time.Second, 50*time.Millisecond)
 		t.Cleanup(func() { g.sh(t, "kill -9 %d", pid) })
 		refused(g.settled(t, pid), signal.ErrTraced)
 
