@@ -158,7 +158,7 @@ func TestForkBomb(t *testing.T) {
 			continue
 		}
 		t.Run(fmt.Sprintf("%d cpu", cpus), func(t *testing.T) {
-			eachGuest(t, cpus, func(t *testing.T, g *guest) {
+			oneGuest(t, 1, cpus, func(t *testing.T, g *guest) {
 				name := g.cgroup(t, 150)
 				g.inGroup(t, name, forkBomb)
 				set, err := signal.InCgroup(g.k, name)
@@ -204,7 +204,7 @@ func TestForkBomb(t *testing.T) {
 // All or nothing: where one process must be left alone, none is touched, and where one
 // does not stop, none stays stopped.
 func TestAllOrNothing(t *testing.T) {
-	eachGuest(t, 1, func(t *testing.T, g *guest) {
+	oneGuest(t, 0, 1, func(t *testing.T, g *guest) {
 		name := g.cgroup(t, 100)
 		g.inGroup(t, name, "sleep 1000 & sleep 1001")
 		traced := g.inGroup(t, name, `exec python3 -c "import ctypes, time; ctypes.CDLL(None).ptrace(0, 0, 0, 0); time.sleep(1000)"`)
