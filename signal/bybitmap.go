@@ -24,6 +24,10 @@ import (
 type byBitmap struct {
 	*op
 	wanted []*thread // stopped threads that SIGCONT must still wake
+
+	// With gather, threads are not woken but left to who acts on many processes.
+	gather   bool
+	sleepers []*thread
 }
 
 func (b *byBitmap) deliver(ctx context.Context, t *kernel.Task, sig Signal) error {
@@ -46,15 +50,7 @@ func (b *byBitmap) deliver(ctx context.Context, t *kernel.Task, sig Signal) erro
 		if err != nil {
 			return err
 		}
-		d := &delivery{b, p, t, s, threads}
-		switch sig {
-		case SIGKILL:
-			return d.kill(ctx)
-		case SIGCONT:
-			return d.cont(ctx)
-		default:
-			return d.post(ctx, sig)
-		}
+		return (&delivery{b, p, t, s, threads}).send(ctx, sig)
 	})
 	if err != nil || b.report.DryRun {
 		return err
@@ -118,18 +114,25 @@ func (d *delivery) signalPath(member string) string {
 	return fmt.Sprintf("signal_struct(%d %s).%s", d.t.PID, d.t.Comm, member)
 }
 
-// flush removes sigs from every pending set, as prepare_signal does with stop
-// signals when a SIGCONT comes and the other way round. A queued siginfo cannot be
-// freed from here, so where there may be one it is left to be delivered first.
-func (d *delivery) flush(sigs uint64) error {
+// flush takes sigs out of every pending set, as prepare_signal does with stop signals
+// when a SIGCONT comes and the other way round. A queued siginfo cannot be freed from
+// here, so it becomes one of sig, which the kernel takes out of the queue in its time.
+func (d *delivery) flush(sigs uint64, sig Signal) error {
 	one := func(pending uint64, a, first, head kernel.Addr, path string) error {
 		if pending&sigs == 0 {
 			return nil
 		}
-		if first != head {
-			return retry("%s has an opposite signal queued", path)
+		queued, err := d.turn(first, head, sigs, sig)
+		if err != nil {
+			return err
 		}
-		return d.p.Update(a, 8, path, func(v uint64) uint64 { return v &^ sigs })
+		return d.p.Update(a, 8, path, func(v uint64) uint64 {
+			v &^= sigs
+			if queued {
+				v |= sig.bit()
+			}
+			return v
+		})
 	}
 	if err := one(d.s.Pending, d.s.PendingAddr, d.s.PendingFirst, d.s.PendingHead, d.signalPath("shared_pending.signal")); err != nil {
 		return err
@@ -140,6 +143,50 @@ func (d *delivery) flush(sigs uint64) error {
 		}
 	}
 	return nil
+}
+
+// turn makes the siginfos of sigs in a queue ones of sig, and says if there were any.
+func (d *delivery) turn(first, head kernel.Addr, sigs uint64, sig Signal) (found bool, err error) {
+	for at, n := first, 0; at != head; n++ {
+		if n >= maxQueue {
+			return false, fmt.Errorf("signals of pid %d: %w", d.t.PID, kernel.ErrLimit)
+		}
+		if !at.IsKernel() || at%8 != 0 {
+			return false, fmt.Errorf("%w: signal queue of pid %d leads to %s", kernel.ErrCorrupt, d.t.PID, at)
+		}
+		q, err := sigqueueLayout.Load(d.k, at) // whose first member is the list
+		if err != nil {
+			return false, err
+		}
+		if q.Signo > 0 && q.Signo <= int32(sigMax) && Signal(q.Signo).bit()&sigs != 0 {
+			if err := d.p.Set(q.SignoAddr, 4, d.signalPath("pending.list[].info.si_signo"), uint64(sig)); err != nil {
+				return false, err
+			}
+			found = true
+		}
+		at = q.Next
+	}
+	return found, nil
+}
+
+// wake plans to wake threads, and returns for how many there was room.
+func (d *delivery) wake(ctx context.Context, threads []*thread) (served int, err error) {
+	if d.gather {
+		d.sleepers = append(d.sleepers, threads...)
+		return len(threads), nil
+	}
+	return d.planWake(ctx, d.p, threads)
+}
+
+// send plans what sig takes.
+func (d *delivery) send(ctx context.Context, sig Signal) error {
+	switch sig {
+	case SIGKILL:
+		return d.kill(ctx)
+	case SIGCONT:
+		return d.cont(ctx)
+	}
+	return d.post(ctx, sig)
 }
 
 // notice makes thread t look at its pending signals.
@@ -174,7 +221,7 @@ func (d *delivery) pick(accept func(*thread) bool, wakeable uint64) *thread {
 // post delivers any signal but SIGKILL and SIGCONT to the process.
 func (d *delivery) post(ctx context.Context, sig Signal) error {
 	if sig.bit()&stopSignals != 0 {
-		if err := d.flush(SIGCONT.bit()); err != nil {
+		if err := d.flush(SIGCONT.bit(), sig); err != nil {
 			return err
 		}
 	}
@@ -200,7 +247,7 @@ func (d *delivery) post(ctx context.Context, sig Signal) error {
 		return err
 	}
 	if t.canWake(kernel.TaskInterruptible) {
-		_, err = d.planWake(ctx, d.p, []*thread{t})
+		_, err = d.wake(ctx, []*thread{t})
 	}
 	return err
 }
@@ -285,7 +332,7 @@ func (d *delivery) kill(ctx context.Context) error {
 	if !t.canWake(wakeable) {
 		return nil
 	}
-	_, err := d.planWake(ctx, d.p, []*thread{t})
+	_, err := d.wake(ctx, []*thread{t})
 	return err
 }
 
@@ -303,7 +350,7 @@ func (d *delivery) unstop(t *thread) error {
 
 // cont does what prepare_signal does for SIGCONT, and wakes the stopped threads.
 func (d *delivery) cont(ctx context.Context) error {
-	if err := d.flush(stopSignals); err != nil {
+	if err := d.flush(stopSignals, SIGCONT); err != nil {
 		return err
 	}
 	flags := d.s.Flags
@@ -355,7 +402,7 @@ func (d *delivery) cont(ctx context.Context) error {
 			return d.post(ctx, SIGCONT)
 		}
 	}
-	served, err := d.planWake(ctx, d.p, stopped)
+	served, err := d.wake(ctx, stopped)
 	d.wanted = stopped[served:]
 	return err
 }

@@ -2,6 +2,7 @@ package signal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
@@ -35,10 +36,11 @@ func (b *byKernel) deliver(ctx context.Context, t *kernel.Task, sig Signal) erro
 	}
 	err = waitFor(ctx, b.taken, func() error { return b.nudge(ctx) })
 	if err == nil {
-		return b.afterKick()
+		return errors.Join(b.rec.note("taken"), b.afterKick())
 	}
 	left := ""
 	if takeBack := b.cancel(context.WithoutCancel(ctx), t); takeBack != nil {
+		b.left = true
 		left = fmt.Sprintf("the signal may still come: %v", takeBack)
 	}
 	return b.timeout(sig.String(), "the guest did not run its work item", left, err)
@@ -84,7 +86,7 @@ func (b *byKernel) plan(ctx context.Context, p *plan, t *kernel.Task, sig Signal
 	if err := setAll(p.Tx, edits); err != nil {
 		return err
 	}
-	p.kick = c.kick
+	p.kick, p.work = c.kick, true
 	if !p.kick {
 		return b.link(p, b.at.lazyList, "lazy_list(cpu 0)")
 	}

@@ -57,6 +57,7 @@ type place struct {
 	lastNMIRIP, swallowNMI                   kernel.Addr
 	doBPFSendSignal, wakeUpProcess           kernel.Addr
 	processTimeout                           kernel.Addr
+	wakeUpQ, callInterrupt                   kernel.Addr
 
 	tifSigPending, tifNeedResched uint64 // masks
 	stateWidth                    int
@@ -88,6 +89,7 @@ func (m *machine) probe(k *kernel.Kernel) error {
 	tif := m.probeTIF(k)
 	wake := errors.Join(tif, m.probeWake(k))
 	m.caps.KickIdle = errors.Join(tif, m.probeKick(k))
+	m.queue = errors.Join(tif, m.probeQueue(k))
 	m.caps.ByKernel = m.probeKernel(k)
 	m.caps.ByBitmap = wake
 	m.caps.Freeze = wake
@@ -125,7 +127,7 @@ func (m *machine) probeCommon(k *kernel.Kernel) error {
 	}
 	for _, l := range []interface {
 		Size(*kernel.Kernel) (int, error)
-	}{taskLayout, signalLayout, sighandLayout, sigactionLayout, rqLayout, llistLayout} {
+	}{taskLayout, signalLayout, sighandLayout, sigactionLayout, sigqueueLayout, rqLayout, llistLayout} {
 		if _, err := l.Size(k); err != nil {
 			return unsupported("%w", err)
 		}

@@ -62,7 +62,7 @@ func Freeze(ctx context.Context, t *kernel.Task, opt *FreezeOptions) (*Frozen, e
 	if opt == nil {
 		opt = &FreezeOptions{}
 	}
-	o, err := newOp(ctx, t, opt.Logger)
+	o, err := newOp(ctx, t.Kernel(), opt.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +76,7 @@ func Freeze(ctx context.Context, t *kernel.Task, opt *FreezeOptions) (*Frozen, e
 		return nil, err
 	}
 	o.report.PID, o.report.Comm, o.report.Strategy = t.PID, t.Comm, ByBitmap
+	o.aim = aimAt(aimFreeze, t)
 	timeout := opt.Timeout
 	if timeout <= 0 {
 		timeout = defaultFreezeTimeout
@@ -87,7 +88,8 @@ func Freeze(ctx context.Context, t *kernel.Task, opt *FreezeOptions) (*Frozen, e
 		fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
 		defer cancel()
 		if thawErr := f.Thaw(fresh); thawErr != nil {
-			return nil, fmt.Errorf("%w; and it could not be thawed: %w", err, thawErr)
+			o.left = true
+			return nil, errors.Join(fmt.Errorf("%w; and it could not be thawed: %w", err, thawErr), o.end())
 		}
 		return nil, err
 	}
@@ -148,18 +150,16 @@ func (f *Frozen) freeze(ctx context.Context) error {
 // hold marks every thread and wakes those that sleep, as far as there is room for
 // wake-ups; more says that there was not enough.
 func (f *Frozen) hold(ctx context.Context) (more bool, err error) {
-	o := f.o
 	var marked []*thread
-	err = o.transact(ctx, func(ctx context.Context, p *plan) error {
-		o.report.Attempts++
-		marked = nil
+	err = f.o.transact(ctx, func(ctx context.Context, p *plan) error {
+		f.o.report.Attempts++
 		if err := refuse(f.leader, 0); err != nil {
 			return err
 		}
-		if err := o.sigLockFree(f.leader); err != nil {
+		if err := f.o.sigLockFree(f.leader); err != nil {
 			return err
 		}
-		if err := o.planSettle(p); err != nil {
+		if err := f.o.planSettle(p); err != nil {
 			return err
 		}
 		threads, err := threadsOf(f.leader)
@@ -167,24 +167,10 @@ func (f *Frozen) hold(ctx context.Context) (more bool, err error) {
 			return err
 		}
 		var asleep []*thread
-		for _, t := range threads {
-			if t.JobCtl&jobctlTrapFreeze == 0 {
-				if err := p.Set(t.w.JobCtl, 8, t.path("jobctl"), t.JobCtl|jobctlTrapFreeze); err != nil {
-					return err
-				}
-				marked = append(marked, t)
-			}
-			if t.inTrap() {
-				continue
-			}
-			if err := p.Update(t.w.FlagsAddr, 8, t.path("thread_info.flags"), func(v uint64) uint64 { return v | o.at.tifSigPending }); err != nil {
-				return err
-			}
-			if t.canWake(kernel.TaskInterruptible) && !o.wakeUnderWay(t) {
-				asleep = append(asleep, t)
-			}
+		if marked, asleep, err = f.o.planHold(p, threads); err != nil {
+			return err
 		}
-		served, err := o.planWake(ctx, p, asleep)
+		served, err := f.o.planWake(ctx, p, asleep)
 		more = served < len(asleep)
 		return err
 	})
@@ -194,6 +180,30 @@ func (f *Frozen) hold(ctx context.Context) (more bool, err error) {
 		}
 	}
 	return more, err
+}
+
+// planHold marks threads for the trap, and returns those that were not marked and
+// those that must be woken.
+func (o *op) planHold(p *plan, threads []*thread) (marked, asleep []*thread, err error) {
+	for _, t := range threads {
+		if t.JobCtl&jobctlTrapFreeze == 0 {
+			p.marks = append(p.marks, markOf(t.Task))
+			if err := p.Set(t.w.JobCtl, 8, t.path("jobctl"), t.JobCtl|jobctlTrapFreeze); err != nil {
+				return nil, nil, err
+			}
+			marked = append(marked, t)
+		}
+		if t.inTrap() {
+			continue
+		}
+		if err := p.Update(t.w.FlagsAddr, 8, t.path("thread_info.flags"), func(v uint64) uint64 { return v | o.at.tifSigPending }); err != nil {
+			return nil, nil, err
+		}
+		if t.canWake(kernel.TaskInterruptible) && !o.wakeUnderWay(t) {
+			asleep = append(asleep, t)
+		}
+	}
+	return marked, asleep, nil
 }
 
 // inTrap says whether the thread needs no push: it is in the trap, or stopped and

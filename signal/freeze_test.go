@@ -201,7 +201,13 @@ func vforked(t *testing.T, g *guest) (task *kernel.Task, release func()) {
 		"threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n"+
 		"os.posix_spawn('/bin/true', ['true'], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, sys.argv[1], os.O_RDONLY, 0)])\n"+
 		"time.sleep(1000)", fifo)
-	require.Eventually(t, func() bool { return g.procState(t, task.PID) == "D" }, 10*time.Second, 50*time.Millisecond)
+	waits := 0 // it may wait for a disk before
+	require.Eventually(t, func() bool {
+		if waits++; g.procState(t, task.PID) != "D" {
+			waits = 0
+		}
+		return waits > 10
+	}, time.Minute, 50*time.Millisecond)
 	released := false
 	release = func() {
 		if !released {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
 // Pause stops the guest at a moment when every thread of the process is in the trap
@@ -23,9 +21,8 @@ func (f *Frozen) Pause(ctx context.Context) (resume func() error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, trapReentry)
 	defer cancel()
 	err = waitFor(ctx, func() (bool, error) {
-		resume, err = f.o.k.Memory().(vmi.Pauser).Pause(ctx)
-		if err != nil {
-			return false, fmt.Errorf("pause the guest: %w", err)
+		if resume, err = f.o.pauseGuest(ctx); err != nil {
+			return false, err
 		}
 		held, err := f.pausedWhileHeld(ctx)
 		if err != nil || !held {
@@ -77,6 +74,9 @@ func (f *Frozen) ThawPaused(ctx context.Context, resume func() error) error {
 		}
 		return more, nil
 	})
-	f.thawed = err == nil
-	return err
+	if err != nil {
+		return err
+	}
+	f.thawed = true
+	return f.o.end()
 }

@@ -36,6 +36,9 @@ func repetitions(t *testing.T) int {
 	return n
 }
 
+// acceptance says that OVM_SIGNAL_REPS is given, and time is of no matter.
+func acceptance() bool { return os.Getenv("OVM_SIGNAL_REPS") != "" }
+
 // guest is a virtual machine with its kernel opened from outside.
 type guest struct {
 	*testvm.VM
@@ -45,6 +48,20 @@ type guest struct {
 // eachGuest runs f on a guest of every suite, and sees to it that the guest's
 // kernel had nothing to complain about in the end.
 func eachGuest(t *testing.T, cpus int, f func(t *testing.T, g *guest)) {
+	guests(t, suites, cpus, f)
+}
+
+// oneGuest is eachGuest for what takes long: a guest of one suite, by its place among
+// them, but of every one in the acceptance run.
+func oneGuest(t *testing.T, i, cpus int, f func(t *testing.T, g *guest)) {
+	if acceptance() {
+		eachGuest(t, cpus, f)
+		return
+	}
+	guests(t, suites[i:i+1], cpus, f)
+}
+
+func guests(t *testing.T, suites []string, cpus int, f func(t *testing.T, g *guest)) {
 	for _, suite := range suites {
 		t.Run(suite, func(t *testing.T) {
 			vm := testvm.StartShared(t, testvm.Config{Suite: suite, CPUs: cpus})
@@ -409,8 +426,10 @@ func TestRefusals(t *testing.T) {
 		traced := g.start(t, "python3", "-c", "import ctypes, time, os\n"+
 			"if os.fork() == 0: ctypes.CDLL(None).ptrace(0, 0, 0, 0); time.sleep(1000)\n"+
 			"time.sleep(1000)")
-		pid, err = strconv.Atoi(g.sh(t, "grep -l '^PPid:[[:space:]]%d$' /proc/[0-9]*/status | cut -d/ -f3", traced.PID))
-		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			pid, err = strconv.Atoi(g.sh(t, "grep -l '^PPid:[[:space:]]%d$' /proc/[0-9]*/status | cut -d/ -f3", traced.PID))
+			return err == nil
+		}, 20*time.Second, 50*time.Millisecond)
 		t.Cleanup(func() { g.sh(t, "kill -9 %d", pid) })
 		refused(g.settled(t, pid), signal.ErrTraced)
 
@@ -508,6 +527,25 @@ func TestPoorSources(t *testing.T) {
 			_, err = signal.Freeze(t.Context(), task, nil)
 			require.ErrorIs(t, err, c.want)
 			require.Equal(t, "S", g.procState(t, task.PID))
+		}
+	})
+}
+
+// A stop signal that waits, with its siginfo, for a process that is stopped already is
+// no reason for SIGCONT not to do its work, nor does it come back.
+func TestContinueQueuedStop(t *testing.T) {
+	oneGuest(t, 0, 1, func(t *testing.T, g *guest) {
+		for _, strategy := range []signal.Strategy{signal.ByKernel, signal.ByBitmap} {
+			task, intact := g.sleeper(t, []string{"-t", "4", "futex"})
+			for range 3 {
+				g.sh(t, "kill -STOP %d; kill -STOP %d; kill -TSTP %d", task.PID, task.PID, task.PID)
+				require.Eventually(t, func() bool { return g.procState(t, task.PID) == "T" }, 20*time.Second, 20*time.Millisecond)
+				_, err := signal.Continue(t.Context(), task, &signal.Options{Strategy: strategy})
+				require.NoError(t, err)
+				require.Eventually(t, func() bool { return g.procState(t, task.PID) == "S" }, 20*time.Second, 20*time.Millisecond)
+				require.Regexp(t, `(?m)^ShdPnd:\s*0000000000000000$`, g.sh(t, "cat /proc/%d/status", task.PID))
+			}
+			intact()
 		}
 	})
 }

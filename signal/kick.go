@@ -106,14 +106,16 @@ func (o *op) planResched(tx *Tx, c cpu0) error {
 func (o *op) afterKick() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.kicks == 0 {
+		return nil
+	}
 	o.machine.kicks -= o.kicks
-	done := o.kicks > 0 && o.machine.kicks == 0
 	o.kicks = 0
-	if !done {
-		return nil // none sent, or another operation's NMI may be on its way
+	// Or another operation's NMI may be on its way.
+	if o.machine.kicks == 0 {
+		if _, err := o.k.WriteAt([]byte{0}, o.at.swallowNMI); err != nil {
+			return fmt.Errorf("clear swallow_nmi: %w", err)
+		}
 	}
-	if _, err := o.k.WriteAt([]byte{0}, o.at.swallowNMI); err != nil {
-		return fmt.Errorf("clear swallow_nmi: %w", err)
-	}
-	return nil
+	return o.rec.note("quiet")
 }

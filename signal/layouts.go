@@ -56,6 +56,9 @@ type taskWords struct {
 	PendingAddr  kernel.Addr `k:"&pending.signal"`
 	PendingFirst kernel.Addr `k:"pending.list.next"`
 	PendingHead  kernel.Addr `k:"&pending.list"`
+
+	WakeQ     kernel.Addr `k:"wake_q.next"`
+	WakeQAddr kernel.Addr `k:"&wake_q.next"`
 }
 
 type signalWords struct {
@@ -80,6 +83,13 @@ type kSigaction struct {
 	Handler uint64 `k:"sa.sa_handler"`
 }
 
+// sigqueue is include/linux/signal_types.h:sigqueue, whose first member is its link.
+type sigqueue struct {
+	Next      kernel.Addr `k:"list.next"`
+	Signo     int32       `k:"info.si_signo"`
+	SignoAddr kernel.Addr `k:"&info.si_signo"`
+}
+
 type rqWords struct {
 	Lock uint32      `k:"__lock|lock"`
 	Curr kernel.Addr `k:"curr"`
@@ -99,6 +109,19 @@ type sendSignalWork struct {
 
 type llistHead struct {
 	First kernel.Addr `k:"first"`
+}
+
+// irqWork is include/linux/irq_work.h:irq_work.
+type irqWork struct {
+	Next  kernel.Addr `k:"&node.llist.next"`
+	Flags kernel.Addr `k:"&node.u_flags"`
+	Func  kernel.Addr `k:"&func"`
+}
+
+// wakeQHead is include/linux/sched/wake_q.h:wake_q_head.
+type wakeQHead struct {
+	First kernel.Addr `k:"&first"`
+	Last  kernel.Addr `k:"&lastp"`
 }
 
 // callSingleData is include/linux/smp.h:__call_single_data.
@@ -135,9 +158,12 @@ var (
 	signalLayout    = kernel.LayoutOf[signalWords]("signal_struct")
 	sighandLayout   = kernel.LayoutOf[sighandWords]("sighand_struct")
 	sigactionLayout = kernel.LayoutOf[kSigaction]("k_sigaction")
+	sigqueueLayout  = kernel.LayoutOf[sigqueue]("sigqueue")
 	rqLayout        = kernel.LayoutOf[rqWords]("rq")
 	workLayout      = kernel.LayoutOf[sendSignalWork]("send_signal_irq_work")
 	llistLayout     = kernel.LayoutOf[llistHead]("llist_head")
+	irqWorkLayout   = kernel.LayoutOf[irqWork]("irq_work")
+	wakeQLayout     = kernel.LayoutOf[wakeQHead]("wake_q_head")
 	csdLayout       = kernel.LayoutOf[callSingleData]("__call_single_data")
 	timerLayout     = kernel.LayoutOf[processTimer]("process_timer")
 	timerBaseLayout = kernel.LayoutOf[timerBase]("timer_base")

@@ -23,7 +23,10 @@ type machine struct {
 	at    place
 	caps  Capabilities
 	slots slots
-	kicks int // NMIs whose effect has not been seen yet
+	queue error // why many tasks cannot be woken at once
+	kicks int   // NMIs whose effect has not been seen yet
+
+	journal *journal // nil: none is kept
 }
 
 var machines struct {
@@ -60,12 +63,31 @@ type op struct {
 	*machine
 	k   *kernel.Kernel
 	log *slog.Logger
+	aim aim
 
+	rec       *record // from the first pause on, if there is a journal
+	left      bool    // something is in the guest that could not be taken back
 	report    Report
 	resumed   time.Time // when the guest last went on: latencies count from here
 	kicks     int       // own share of machine.kicks
 	between   int       // how often CPU 0 was neither asleep nor busy
 	unsettled []*wake   // in flight, or not yet cleaned up after
+}
+
+// begin starts the record of the operation, if records are kept and there is none.
+func (o *op) begin() (err error) {
+	if o.journal == nil || o.rec != nil || o.report.DryRun {
+		return nil
+	}
+	o.rec, err = o.journal.create(o.k, o.aim)
+	return err
+}
+
+// end ends the record, which stays if anything of the operation is still in the guest.
+func (o *op) end() error {
+	err := o.rec.close(o.left || len(o.unsettled) > 0)
+	o.rec = nil
+	return err
 }
 
 // pauseLimit bounds what is done while the guest stands still; ctx alone does not,
@@ -97,23 +119,47 @@ func (o *op) pausedOnce(ctx context.Context, f func(ctx context.Context) error) 
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if err := o.begin(); err != nil {
+		return err
+	}
 	// A QMP command that is cut off in the middle leaves the guest in an unknown
 	// state, so the caller's impatience does not reach it.
 	inner, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
 	defer cancel()
 	start := time.Now()
-	resume, err := o.k.Memory().(vmi.Pauser).Pause(inner)
+	resume, err := o.pauseGuest(inner)
 	if err != nil {
-		return fmt.Errorf("pause the guest: %w", err)
+		return err
 	}
 	defer func() {
 		o.resumed = time.Now()
-		if resumeErr := resume(); resumeErr != nil {
-			err = errors.Join(err, fmt.Errorf("resume the guest: %w", resumeErr))
-		}
+		err = errors.Join(err, resume())
 		o.report.Pauses = append(o.report.Pauses, time.Since(start))
 	}()
-	return f(inner)
+	if err := f(inner); err != nil {
+		var undo *UndoError
+		o.left = o.left || errors.As(err, &undo)
+		return err
+	}
+	return nil
+}
+
+// pauseGuest pauses the guest; the record says so for as long as it lasts.
+func (o *op) pauseGuest(ctx context.Context) (resume func() error, err error) {
+	if err := o.rec.note("pause"); err != nil {
+		return nil, err
+	}
+	letRun, err := o.k.Memory().(vmi.Pauser).Pause(ctx)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("pause the guest: %w", err), o.rec.note("resume"))
+	}
+	return sync.OnceValue(func() error {
+		if err := letRun(); err != nil {
+			o.left = true
+			return fmt.Errorf("resume the guest: %w", err)
+		}
+		return o.rec.note("resume")
+	}), nil
 }
 
 // plan is a transaction with what belongs to it: forged wake-ups, and an NMI that
@@ -122,6 +168,8 @@ type plan struct {
 	*Tx
 	wakes   []*wake // to be in flight
 	settled []*wake // to be forgotten
+	marks   []mark  // threads that stay changed
+	work    bool    // send_signal_work is to be in flight
 	kick    bool
 }
 
@@ -143,6 +191,7 @@ func (o *op) carryOut(f func(ctx context.Context, p *plan) error) func(context.C
 		if err != nil || o.report.DryRun {
 			for _, w := range p.wakes {
 				o.slots.untake(w.slot)
+				o.slots.untake(w.work)
 			}
 			return err
 		}
@@ -158,10 +207,14 @@ func (o *op) commit(ctx context.Context, p *plan) error {
 		o.report.Edits = append(o.report.Edits, p.Edits()...)
 		return nil
 	}
+	o.rec.keep(p)
 	if err := p.Commit(); err != nil {
 		return err
 	}
 	if p.kick {
+		if err := o.rec.note("kick"); err != nil {
+			return errors.Join(err, p.Undo())
+		}
 		if err := o.k.Memory().(vmi.NMI).InjectNMI(ctx); err != nil {
 			err = fmt.Errorf("inject NMI: %w", err)
 			if undoErr := p.Undo(); undoErr != nil {

@@ -51,11 +51,16 @@ func (o *op) clear(w *wake) error {
 	if w.cleared {
 		return nil
 	}
-	if err := o.slots.clear(o.k, w.slot); err != nil {
-		return err
+	for _, a := range []kernel.Addr{w.slot, w.work} {
+		if a == 0 {
+			continue
+		}
+		if err := o.slots.clear(o.k, a); err != nil {
+			return err
+		}
 	}
 	w.cleared = true
-	return nil
+	return o.rec.note("freed %x", uint64(w.slot))
 }
 
 // planSettle adds to p the references to be dropped, and frees the slots.
@@ -121,6 +126,12 @@ func (o *op) nudge(ctx context.Context) error {
 				continue
 			}
 			// A busy CPU does not look at its call queue, but its tick looks at timers.
+			if w.work != 0 {
+				if err := o.linkWork(p.Tx, w); err != nil {
+					return err
+				}
+				continue
+			}
 			if err := o.requeue(p, w); err != nil {
 				return err
 			}
@@ -186,7 +197,10 @@ func (o *op) cancelWakes(ctx context.Context) error {
 				continue
 			}
 			unlink := o.unlinkCall
-			if w.timer {
+			switch {
+			case w.work != 0:
+				unlink = o.unlinkQueue
+			case w.timer:
 				unlink = o.unlinkTimer
 			}
 			if found, err := unlink(p.Tx, w); err != nil {

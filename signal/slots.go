@@ -81,5 +81,13 @@ func (s *slots) clear(k *kernel.Kernel, a kernel.Addr) error {
 	return nil
 }
 
+// adopt takes a slot that a program used that was killed.
+func (s *slots) adopt(a kernel.Addr) {
+	if s.busy == nil {
+		s.busy = make(map[kernel.Addr]bool)
+	}
+	s.busy[a] = true
+}
+
 // untake returns a slot that was taken but never written.
 func (s *slots) untake(a kernel.Addr) { delete(s.busy, a) }

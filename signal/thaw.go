@@ -24,7 +24,7 @@ func (f *Frozen) Thaw(ctx context.Context) error {
 		return err
 	}
 	f.thawed = true
-	return nil
+	return f.o.end()
 }
 
 func (f *Frozen) thaw(ctx context.Context) error { return f.thawBy(ctx, f.release) }
@@ -101,32 +101,39 @@ func (f *Frozen) release(ctx context.Context) (more bool, err error) {
 }
 
 func (f *Frozen) planRelease(ctx context.Context, p *plan) (more bool, err error) {
-	o := f.o
-	if err := o.planSettle(p); err != nil {
+	if err := f.o.planSettle(p); err != nil {
 		return false, err
 	}
+	trapped, err := f.planUnmark(p)
+	if err != nil {
+		return false, err
+	}
+	served, err := f.o.planWake(ctx, p, trapped)
+	return served < len(trapped), err
+}
+
+// planUnmark takes the marks off, and returns the threads that must be woken.
+func (f *Frozen) planUnmark(p *plan) (trapped []*thread, err error) {
 	threads, err := f.ourThreads()
 	if err != nil || len(threads) == 0 {
-		return false, err
+		return nil, err
 	}
-	if err := o.sigLockFree(threads[0].Task); err != nil {
-		return false, err
+	if err := f.o.sigLockFree(threads[0].Task); err != nil {
+		return nil, err
 	}
-	var trapped []*thread
 	for _, t := range threads {
 		if t.JobCtl&jobctlTrapFreeze != 0 {
 			if err := p.Set(t.w.JobCtl, 8, t.path("jobctl"), t.JobCtl&^jobctlTrapFreeze); err != nil {
-				return false, err
+				return nil, err
 			}
 		}
 		// Not yet frozen and not asleep, it may have seen the mark and be about
 		// to sleep.
-		if t.canWake(kernel.TaskInterruptible) && (t.Frozen || !t.asleep(kernel.TaskInterruptible)) && !o.wakeUnderWay(t) {
+		if t.canWake(kernel.TaskInterruptible) && (t.Frozen || !t.asleep(kernel.TaskInterruptible)) && !f.o.wakeUnderWay(t) {
 			trapped = append(trapped, t)
 		}
 	}
-	served, err := o.planWake(ctx, p, trapped)
-	return served < len(trapped), err
+	return trapped, nil
 }
 
 // stillHeld says which threads have not left the trap, "" for none.

@@ -83,12 +83,20 @@ func (e *UndoError) Unwrap() []error { return []error{e.Cause, e.Err} }
 type Tx struct {
 	mem     Memory
 	edits   []Edit
-	index   map[kernel.Addr]int // first byte of an edit -> index
-	written int                 // edits[:written] are in guest memory
+	index   map[kernel.Addr][]int // aligned 8 bytes -> the edits in them
+	written int                   // edits[:written] are in guest memory
+	keeper  keeper
+}
+
+// keeper keeps a record of a transaction that outlives the program.
+type keeper interface {
+	begin(edits []Edit) error // nothing was written yet; an error keeps it so
+	done() error              // all was written; an error takes it back
+	undone() error            // all was put back
 }
 
 // NewTx returns an empty transaction over mem.
-func NewTx(mem Memory) *Tx { return &Tx{mem: mem, index: make(map[kernel.Addr]int)} }
+func NewTx(mem Memory) *Tx { return &Tx{mem: mem, index: make(map[kernel.Addr][]int)} }
 
 // Edits returns a copy of what is planned, in the order of writing.
 func (tx *Tx) Edits() []Edit { return append([]Edit(nil), tx.edits...) }
@@ -115,7 +123,7 @@ func (tx *Tx) MarshalJSON() ([]byte, error) {
 
 // Get returns the word at a as it will be after Commit.
 func (tx *Tx) Get(a kernel.Addr, width int) (uint64, error) {
-	if i, ok := tx.index[a]; ok && tx.edits[i].Width == width {
+	if i := tx.find(a, width); i >= 0 {
 		return tx.edits[i].New, nil
 	}
 	return tx.read(a, width)
@@ -129,12 +137,12 @@ func (tx *Tx) Set(a kernel.Addr, width int, path string, v uint64) error {
 		return fmt.Errorf("plan %s: %w", path, err)
 	}
 	v &= mask(width)
-	if i, ok := tx.index[a]; ok && tx.edits[i].Width == width {
+	if i := tx.find(a, width); i >= 0 {
 		tx.edits[i].New = v
 		return nil
 	}
-	for _, e := range tx.edits {
-		if a < e.Addr.Add(e.Width) && e.Addr < a.Add(width) {
+	for _, i := range tx.index[a&^7] { // words are aligned, so none reaches out of its 8 bytes
+		if e := &tx.edits[i]; a < e.Addr.Add(e.Width) && e.Addr < a.Add(width) {
 			return fmt.Errorf("plan %s: overlaps the edit of %s", path, e.Path)
 		}
 	}
@@ -142,9 +150,19 @@ func (tx *Tx) Set(a kernel.Addr, width int, path string, v uint64) error {
 	if err != nil {
 		return fmt.Errorf("plan %s: %w", path, err)
 	}
-	tx.index[a] = len(tx.edits)
+	tx.index[a&^7] = append(tx.index[a&^7], len(tx.edits))
 	tx.edits = append(tx.edits, Edit{a, path, old, v, width})
 	return nil
+}
+
+// find returns the index of the edit of exactly that word, or -1.
+func (tx *Tx) find(a kernel.Addr, width int) int {
+	for _, i := range tx.index[a&^7] {
+		if e := &tx.edits[i]; e.Addr == a && e.Width == width {
+			return i
+		}
+	}
+	return -1
 }
 
 // Update plans to replace the word at a by f of it.
@@ -169,6 +187,11 @@ func (tx *Tx) Commit() error {
 			return err
 		}
 	}
+	if tx.keeper != nil && len(tx.edits) > 0 {
+		if err := tx.keeper.begin(tx.edits); err != nil {
+			return err
+		}
+	}
 	for i, e := range tx.edits {
 		// Counted before the attempt: a failed write may have changed memory.
 		tx.written = i + 1
@@ -177,6 +200,11 @@ func (tx *Tx) Commit() error {
 			err = tx.expect(e, e.New, "verify")
 		}
 		if err != nil {
+			return tx.rollback(err)
+		}
+	}
+	if tx.keeper != nil && len(tx.edits) > 0 {
+		if err := tx.keeper.done(); err != nil {
 			return tx.rollback(err)
 		}
 	}
@@ -197,9 +225,13 @@ func (tx *Tx) rollback(cause error) error {
 			left, failed = append(left, e), errors.Join(failed, err)
 		}
 	}
+	begun := tx.written > 0
 	tx.written = 0
 	if failed != nil {
 		return &UndoError{Left: left, Cause: cause, Err: failed}
+	}
+	if tx.keeper != nil && begun {
+		return errors.Join(cause, tx.keeper.undone())
 	}
 	return cause
 }

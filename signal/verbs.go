@@ -45,7 +45,7 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 	if opt == nil {
 		opt = &Options{}
 	}
-	o, err := newOp(ctx, t, opt.Logger)
+	o, err := newOp(ctx, t.Kernel(), opt.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +63,7 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 		return nil, err
 	}
 	o.report.PID, o.report.Comm, o.report.Signal, o.report.DryRun = t.PID, t.Comm, sig, opt.DryRun
+	o.aim = aimAt(sig.String(), t)
 	timeout := opt.Timeout
 	if timeout <= 0 {
 		timeout = defaultTimeout
@@ -78,7 +79,7 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 	if err == nil && !opt.DryRun {
 		err = o.prove(ctx, t, sig)
 	}
-	err = errors.Join(err, o.afterKick())
+	err = errors.Join(err, o.afterKick(), o.end())
 	o.log.Debug("signal", "pid", t.PID, "signal", sig, "strategy", o.report.Strategy, "latency", o.report.Latency,
 		"pauses", o.report.Pauses, "err", err)
 	return &o.report, err
@@ -90,18 +91,18 @@ type strategy interface {
 	deliver(ctx context.Context, t *kernel.Task, sig Signal) error
 }
 
-func newOp(ctx context.Context, t *kernel.Task, log *slog.Logger) (*op, error) {
-	m, err := machineOf(t.Kernel())
+func newOp(ctx context.Context, k *kernel.Kernel, log *slog.Logger) (*op, error) {
+	m, err := machineOf(k)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.isRunning(ctx, t.Kernel()); err != nil {
+	if err := m.isRunning(ctx, k); err != nil {
 		return nil, err
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &op{machine: m, k: t.Kernel(), log: log}, nil
+	return &op{machine: m, k: k, log: log}, nil
 }
 
 // shortPause is how long a pause may last that others make for work like ours.

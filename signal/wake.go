@@ -3,6 +3,7 @@ package signal
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
@@ -18,12 +19,36 @@ type wake struct {
 	slot  kernel.Addr
 	timer bool // else a call_single_data
 
+	// A wake-up of many tasks has a second slot, and they are in a wake queue.
+	work  kernel.Addr
+	tasks []kernel.Addr
+	tail  kernel.Addr // of the last one's wake_q.next
+
 	// noRef: no reference was taken, for the task cannot die before it is woken. It
 	// sleeps, and the only processor there is comes to its call queue before it
 	// comes to any task (kernel/sched/idle.c:do_idle).
 	noRef bool
 
 	cleared bool // the slot was given back
+}
+
+// wakeRecord is a wake as a journal has it.
+type wakeRecord struct {
+	Slot  kernel.Addr `json:"slot"`
+	Task  kernel.Addr `json:"task"`
+	PID   kernel.PID  `json:"pid"`
+	Timer bool        `json:"timer,omitempty"`
+	NoRef bool        `json:"no_ref,omitempty"`
+	Work  kernel.Addr `json:"work,omitempty"`
+	Tail  kernel.Addr `json:"tail,omitempty"`
+}
+
+func (w *wake) record() wakeRecord {
+	return wakeRecord{w.slot, w.task, w.pid, w.timer, w.noRef, w.work, w.tail}
+}
+
+func (r wakeRecord) wake() *wake {
+	return &wake{slot: r.Slot, task: r.Task, pid: r.PID, timer: r.Timer, noRef: r.NoRef, work: r.Work, tail: r.Tail}
 }
 
 func (w *wake) usagePath() string { return fmt.Sprintf("task_struct(%d).usage", w.pid) }
@@ -45,7 +70,14 @@ func (o *op) planWake(ctx context.Context, p *plan, tasks []*thread) (served int
 	var base timerBase
 	if byCall && c.Lock != 0 {
 		return 0, retry("run queue of CPU 0 is locked")
-	} else if !byCall {
+	}
+	if len(tasks) >= queueFrom && o.queue == nil {
+		if err := o.planQueue(p, tasks, c); err != nil {
+			return 0, err
+		}
+		return len(tasks), o.planAttention(p, c, byCall)
+	}
+	if !byCall {
 		if base, err = o.timerBaseFree(); err != nil {
 			return 0, err
 		}
@@ -74,7 +106,7 @@ func (o *op) planWake(ctx context.Context, p *plan, tasks []*thread) (served int
 			}
 		}
 		if byCall {
-			err = o.planCall(p.Tx, w)
+			err = o.planCall(p.Tx, w, o.at.wakeUpProcess, w.task)
 		} else {
 			err = o.planTimer(p.Tx, w, base)
 		}
@@ -86,21 +118,26 @@ func (o *op) planWake(ctx context.Context, p *plan, tasks []*thread) (served int
 	if served == 0 {
 		return 0, retry("all memory for wake-ups is in use")
 	}
+	return served, o.planAttention(p, c, byCall)
+}
+
+// planAttention makes an idle CPU 0 look at what was put into its lists.
+func (o *op) planAttention(p *plan, c cpu0, byCall bool) error {
 	if byCall {
 		if err := o.planResched(p.Tx, c); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if p.kick {
-		err = o.planKick(p.Tx, c)
+		return o.planKick(p.Tx, c)
 	}
-	return served, err
+	return nil
 }
 
-// planCall links a call of wake_up_process on CPU 0's call queue. Only for an idle
+// planCall links a call of f with one argument on CPU 0's call queue. Only for an idle
 // CPU that is kicked at once: a busy one never looks there without an IPI, and a
 // queue that is not empty keeps other CPUs from sending theirs (kernel/smp.c).
-func (o *op) planCall(tx *Tx, w *wake) error {
+func (o *op) planCall(tx *Tx, w *wake, f, arg kernel.Addr) error {
 	c, err := csdLayout.Load(o.k, w.slot)
 	if err != nil {
 		return err
@@ -111,8 +148,8 @@ func (o *op) planCall(tx *Tx, w *wake) error {
 	}
 	return setAll(tx, []Edit{
 		{c.Flags, w.path("csd.node.u_flags"), 0, csdLock, 4},
-		{c.Func, w.path("csd.func"), 0, uint64(o.at.wakeUpProcess), 8},
-		{c.Info, w.path("csd.info"), 0, uint64(w.task), 8},
+		{c.Func, w.path("csd.func"), 0, uint64(f), 8},
+		{c.Info, w.path("csd.info"), 0, uint64(arg), 8},
 		{c.Next, w.path("csd.node.llist.next"), 0, head, 8},
 		{o.at.callQueue, "call_single_queue(cpu 0).first", 0, uint64(c.Next), 8},
 	})
@@ -173,6 +210,9 @@ func (o *op) landed(w *wake) (bool, error) {
 	if w.cleared {
 		return true, nil
 	}
+	if w.work != 0 {
+		return o.queueLanded(w)
+	}
 	if !w.timer {
 		c, err := csdLayout.Load(o.k, w.slot)
 		if err != nil {
@@ -197,7 +237,7 @@ func (o *op) landed(w *wake) (bool, error) {
 // wakeUnderWay says whether a wake-up of t has been sent and has not landed.
 func (o *op) wakeUnderWay(t *thread) bool {
 	for _, w := range o.unsettled {
-		if w.task != t.Addr {
+		if w.task != t.Addr && !slices.Contains(w.tasks, t.Addr) {
 			continue
 		}
 		if ok, err := o.landed(w); err == nil && !ok {

@@ -7,15 +7,16 @@
 // is found by type assertion, so that code says what it needs and a dump cannot
 // be asked to write:
 //
-//	Writer   change guest memory
-//	Viewer   see guest memory without copying it
-//	Sparse   know which parts of memory can hold anything but zeros
-//	CPUs     read the registers of the virtual processors
-//	PC       read one program counter
-//	Pauser   stop and continue the virtual machine
-//	Stater   ask whether the virtual machine runs
-//	NMI      interrupt an idle virtual processor
-//	Notes    text that the guest kernel left for dump tools
+//	Writer     change guest memory
+//	Viewer     see guest memory without copying it
+//	Sparse     know which parts of memory can hold anything but zeros
+//	CPUs       read the registers of the virtual processors
+//	PC         read one program counter
+//	Pauser     stop and continue the virtual machine
+//	Stater     ask whether the virtual machine runs
+//	Continuer  let a virtual machine run that somebody else has stopped
+//	NMI        interrupt an idle virtual processor
+//	Notes      text that the guest kernel left for dump tools
 //
 // [Open] takes the same string as the -g flag of the programs. Sources are
 // packages below this one, one a source; they register themselves, as image
@@ -133,6 +134,12 @@ type Status struct {
 // Stater is a live guest that can be asked what it is doing.
 type Stater interface {
 	Status(ctx context.Context) (Status, error)
+}
+
+// Continuer is a live guest that can be let run, whoever stopped it: after a program
+// that was killed in the middle of a pause. Everybody else uses Pauser.
+type Continuer interface {
+	Continue(ctx context.Context) error
 }
 
 // NMI is a live guest into whose processors a non-maskable interrupt can be injected.

@@ -40,22 +40,10 @@ func (a *app) signalCommand() *cobra.Command {
 	return c
 }
 
-// sendCommand returns a command that sends always the same.
-func (a *app) sendCommand(name, short string, send sender) *cobra.Command {
-	c := a.command(name+" PID", short, short+".\n\n"+longSignal, nil)
-	run := a.signalFlags(c)
-	c.RunE = func(c *cobra.Command, args []string) error { return run(c.Context(), args[0], send) }
-	return c
-}
-
 // signalFlags adds the flags of all commands that send, and returns how they run.
 func (a *app) signalFlags(c *cobra.Command) func(ctx context.Context, pid string, send sender) error {
 	strategy, dryRun, timeout := "", false, time.Duration(0)
-	f := c.Flags()
-	f.StringVar(&strategy, "strategy", string(signal.Auto), "how to send it: `auto`, kernel or bitmap")
-	f.BoolVar(&dryRun, "dry-run", false, "show what would be written, and write nothing")
-	f.DurationVar(&timeout, "timeout", 10*time.Second, "how long to wait for the effect")
-	a.jsonFlag(c)
+	addSendFlags(a, c, &strategy, &dryRun, &timeout)
 	return func(ctx context.Context, pid string, send sender) error {
 		s, err := signal.ParseStrategy(strategy)
 		if err != nil {
@@ -73,6 +61,14 @@ func (a *app) signalFlags(c *cobra.Command) func(ctx context.Context, pid string
 			return printReport(a, r)
 		})
 	}
+}
+
+func addSendFlags(a *app, c *cobra.Command, strategy *string, dryRun *bool, timeout *time.Duration) {
+	f := c.Flags()
+	f.StringVar(strategy, "strategy", string(signal.Auto), "how to send it: `auto`, kernel or bitmap")
+	f.BoolVar(dryRun, "dry-run", false, "show what would be written, and write nothing")
+	f.DurationVar(timeout, "timeout", 10*time.Second, "how long to wait for the effect")
+	a.jsonFlag(c)
 }
 
 func printReport(a *app, r *signal.Report) error {

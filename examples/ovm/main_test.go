@@ -15,6 +15,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// Journals of tests are none of the user's.
+	if os.Getenv("OVM_JOURNAL") == "" {
+		os.Setenv("OVM_JOURNAL", filepath.Join(os.TempDir(), "ovm-test-journal"))
+	}
 	testscript.Main(m, map[string]func(){"ovm": main})
 }
 

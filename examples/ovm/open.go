@@ -20,6 +20,7 @@ type need int
 const (
 	needRead  need = iota
 	needWrite      // to change the guest's memory
+	needUndo       // to change it although a program was killed that did
 )
 
 // guest is an opened guest: its memory and the kernel found in it.
@@ -44,7 +45,7 @@ func (a *app) open(ctx context.Context, n need) (*guest, error) {
 		return nil, usagef("which guest? give -g GUEST")
 	}
 	log := a.logger()
-	image, err := vmi.Open(ctx, a.guest, &vmi.Options{Writable: n == needWrite, Logger: log})
+	image, err := vmi.Open(ctx, a.guest, &vmi.Options{Writable: n != needRead, Logger: log})
 	if err != nil {
 		return nil, a.openError(n, err)
 	}
@@ -56,6 +57,10 @@ func (a *app) open(ctx context.Context, n need) (*guest, error) {
 	if g.Kernel, err = kernel.Open(ctx, image, &kernel.Options{Logger: log, Debug: g.files}); err != nil {
 		g.Close()
 		return nil, a.openError(n, err)
+	}
+	if err := a.openJournal(g, n); err != nil {
+		g.Close()
+		return nil, err
 	}
 	return g, nil
 }
@@ -84,7 +89,7 @@ func (a *app) openFiles(g *guest) error {
 // openError names the guest, and says what to do about what users meet most.
 func (a *app) openError(n need, err error) error {
 	switch {
-	case errors.Is(err, os.ErrPermission) && n == needWrite:
+	case errors.Is(err, os.ErrPermission) && n != needRead:
 		return fmt.Errorf("%w (this command needs to write to the guest's memory)", err)
 	case errors.Is(err, locate.ErrNoKernel):
 		return fmt.Errorf("%s: %w", a.guest, err)

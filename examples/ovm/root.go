@@ -25,6 +25,7 @@ type app struct {
 	json     bool
 
 	vmlinux, systemMap string // files of the guest's kernel
+	journal            string // directory of journals
 
 	readOnly bool // the command that runs changes nothing in the guest
 }
@@ -68,6 +69,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is done")
 	f.StringVar(&a.vmlinux, "vmlinux", "", "a `FILE` of the guest's kernel with debug information or BTF: vmlinux or vmlinuz")
 	f.StringVar(&a.systemMap, "system-map", "", "the System.map `FILE` of the guest's kernel")
+	f.StringVar(&a.journal, "journal", "", "the `DIR` of journals of what is written to guests (default $OVM_JOURNAL, or ovm below $XDG_STATE_HOME); none for none")
 	f.BoolVar(&a.progress, "progress", false, "show progress even if standard error is no terminal")
 
 	root.AddCommand(
@@ -76,9 +78,11 @@ func (a *app) rootCommand() *cobra.Command {
 		a.modulesCommand(), a.dmesgCommand(), a.slabCommand(), a.zonesCommand(), a.ipcCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand(),
 		a.signalCommand(),
-		a.sendCommand("stop", "Stop a process, as SIGSTOP does", signal.Stop),
-		a.sendCommand("cont", "Let a stopped process go on, as SIGCONT does", signal.Continue),
-		a.sendCommand("kill", "Kill a process, as SIGKILL does", signal.Kill),
+		a.sendCommand("stop", "Stop processes, as SIGSTOP does", signal.SIGSTOP),
+		a.sendCommand("cont", "Let stopped processes go on, as SIGCONT does", signal.SIGCONT),
+		a.sendCommand("kill", "Kill processes, as SIGKILL does", signal.SIGKILL),
+		a.freezeCommand(), a.thawCommand(),
+		a.undoCommand(),
 		a.checkCommand(), a.checkpointCommand(), a.verifyCommand(), a.migrateCommand(),
 		a.convertCommand())
 	return root

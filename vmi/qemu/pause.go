@@ -63,6 +63,16 @@ func (g *Guest) Pause(ctx context.Context) (resume func() error, err error) {
 	return sync.OnceValue(g.release), nil
 }
 
+// Continue implements [vmi.Continuer]. It is refused while a pause of ours is held.
+func (g *Guest) Continue(ctx context.Context) error {
+	g.pauseMu.Lock()
+	defer g.pauseMu.Unlock()
+	if g.depth > 0 {
+		return errors.New("continue: the virtual machine is held paused")
+	}
+	return g.qmp.Execute(ctx, "cont", nil, nil)
+}
+
 // stop stops a guest that runs, and remembers whether it did. QEMU is not asked
 // whether the guest runs: the answer would take as long as stopping it.
 func (g *Guest) stop(ctx context.Context) error {

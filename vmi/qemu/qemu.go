@@ -54,7 +54,8 @@ var (
 )
 
 // Guest is a QEMU with its monitor. It is a [vmi.Image], [vmi.Viewer],
-// [vmi.Sparse], [vmi.CPUs], [vmi.PC], [vmi.Pauser], [vmi.Stater] and [vmi.NMI].
+// [vmi.Sparse], [vmi.CPUs], [vmi.PC], [vmi.Pauser], [vmi.Continuer], [vmi.Stater] and
+// [vmi.NMI].
 type Guest struct {
 	memory
 	qmp *qmp.Client

@@ -41,6 +41,12 @@ func (m *Mem) SetPaused(paused bool) {
 	m.foreign = paused
 }
 
+// Continue implements [vmi.Continuer].
+func (m *Mem) Continue(ctx context.Context) error {
+	m.SetPaused(false)
+	return ctx.Err()
+}
+
 // Paused says whether the guest is stopped now.
 func (m *Mem) Paused() bool {
 	m.mu.RLock()
