@@ -115,8 +115,9 @@ func checkCPUStack(t *testing.T, z *schedZoo) {
 	t.Run("exception stack", func(t *testing.T) {
 		w.follow(t, s, "asm_exc_nmi", 200, func() error { return z.image.(vmi.NMI).InjectNMI(t.Context()) })
 	})
-	t.Logf("%s: %d steps, %d in user code, %d unsure, ends %v", z.k.Release(), w.steps, w.user, w.unsure, w.ends)
+	t.Logf("%s: %d steps, %d in user code, %d unsure, %d failed, ends %v", z.k.Release(), w.steps, w.user, w.unsure, w.failed, w.ends)
 	require.Less(t, w.unsure*10, w.steps)
+	require.Less(t, w.failed*50, w.steps)
 	require.Positive(t, w.user)
 	require.Contains(t, w.ends, "entry_SYSCALL_64_after_hwframe")
 }
@@ -125,6 +126,7 @@ func checkCPUStack(t *testing.T, z *schedZoo) {
 type stackWatch struct {
 	z                   *schedZoo
 	steps, user, unsure int
+	failed              int            // the trace ends with an error
 	ends                map[string]int // by the outermost function
 	before              *kernel.StackTrace
 }
@@ -149,10 +151,15 @@ func (w *stackWatch) look(t *testing.T) {
 	require.NoError(t, err)
 	tr, err := w.z.k.CPUStack(cpus[0])
 	require.NoError(t, err)
-	require.NoError(t, tr.Err, "%v", tr.Frames)
 	before := w.before
 	w.before = tr
 	w.steps++
+	if tr.Err != nil { // of code that was patched after its table was made, such as pushf of 5.10
+		require.ErrorIs(t, tr.Err, kernel.ErrCorrupt, "%v", tr.Frames)
+		w.failed++
+		w.before = nil
+		return
+	}
 	if len(tr.Frames) == 0 {
 		w.user++
 		return
