@@ -101,7 +101,7 @@ func (s *stepper) runTo(a kernel.Addr, kick func() error) error {
 // those further out as they are.
 func checkCPUStack(t *testing.T, z *schedZoo) {
 	_, err := z.vm.StartProcess(t.Context(), testvm.Process{
-		Argv: []string{"timeout", "300", "sh", "-c", "while :; do dd if=/dev/zero of=/dev/null bs=64 count=9999; done"}, Stdout: "/dev/null",
+		Argv: []string{"timeout", "1800", "sh", "-c", "while :; do dd if=/dev/zero of=/dev/null bs=64 count=9999; done"}, Stdout: "/dev/null",
 	})
 	require.NoError(t, err)
 	s := newStepper(t, z.gdb)
