@@ -37,6 +37,8 @@ type zoo struct {
 
 	differ   areas // what environment has found
 	compared int   // processes
+
+	sched *schedView // nil until it is asked for
 }
 
 func eachZoo(t *testing.T, test func(t *testing.T, z *zoo)) {

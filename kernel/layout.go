@@ -280,6 +280,7 @@ type lazies struct {
 	offsets sync.Map // offsetKey -> int
 
 	timekeeper atomic.Value // Addr, of a kernel without its symbol
+	modules    atomic.Value // Addr, of a kernel without its symbol
 
 	moduleSyms  sync.Map // moduleKey -> *symbols.Table
 	moduleTypes sync.Map // btfFields -> types.Source

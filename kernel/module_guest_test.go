@@ -5,7 +5,6 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 	"github.com/ovmigrate/ovmigrate/kernel"
-	"github.com/ovmigrate/ovmigrate/kernel/paging"
 )
 
 //go:embed testdata/modules.py
@@ -47,9 +45,6 @@ func dumpModules(t *testing.T, vm *testvm.VM) *moduleDump {
 // checkModules compares modules, their symbols and types, and the kernel log with what
 // the guest says.
 func checkModules(t *testing.T, z *zoo) {
-	if _, err := z.k.Symbol("modules"); z.k.Arch() == paging.ARM64 && errors.Is(err, kernel.ErrNoSymbol) {
-		t.Skip("the kernel has symbols of functions and exported variables only (CONFIG_KALLSYMS_ALL=n)")
-	}
 	dump := dumpModules(t, z.vm)
 	t.Run("modules", func(t *testing.T) { compareModules(z.k, dump).report(t) })
 	t.Run("symbols", func(t *testing.T) { compareModuleSymbols(z.k, dump).report(t) })

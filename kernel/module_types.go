@@ -17,9 +17,16 @@ type btfFields struct {
 	Base Addr   `k:"base_btf"`
 }
 
+// moduleBTFFields are the BTF that a module was loaded with.
+type moduleBTFFields struct {
+	Data Addr   `k:"btf_data,opt"` // 0 where the kernel keeps its own copy only
+	Size uint32 `k:"btf_data_size,opt"`
+}
+
 var (
 	btfModuleLayout = LayoutOf[btfModule]("btf_module")
 	btfLayout       = LayoutOf[btfFields]("btf")
+	moduleBTFLayout = LayoutOf[moduleBTFFields]("module")
 )
 
 // maxModuleBTF is far above the largest module's (amdgpu: 3 MB).
@@ -83,11 +90,16 @@ func (k *Kernel) vmlinuxBTF() (*types.BTF, error) {
 	return k.lazy.btf, k.lazy.btfErr
 }
 
-// moduleBTF finds the kernel's struct btf of the module at a.
+// moduleBTF finds the kernel's struct btf of the module at a, or what it was made of
+// if the kernel has no symbols of variables.
 func (k *Kernel) moduleBTF(a Addr) (btfFields, error) {
 	head, err := k.Symbol("btf_modules")
 	if err != nil {
-		return btfFields{}, fmt.Errorf("%w: the kernel keeps no BTF of modules", ErrNoType)
+		m, err := moduleBTFLayout.Load(k, a)
+		if err == nil && m.Data == 0 {
+			err = fmt.Errorf("%w: the kernel keeps no BTF of modules", ErrNoType)
+		}
+		return btfFields{Data: m.Data, Size: m.Size, Base: a}, err
 	}
 	off, err := k.offsetOf("btf_module", "list")
 	if err != nil {
