@@ -37,7 +37,8 @@ var cgroupRootFieldsLayout = LayoutOf[cgroupRootFields]("cgroup_root")
 // It is there even if nobody mounted it. Source: kernel/cgroup/cgroup.c:cgroup_roots.
 func (k *Kernel) CgroupHierarchies() iter.Seq2[*CgroupHierarchy, error] {
 	return func(yield func(*CgroupHierarchy, error) bool) {
-		head, err := k.Symbol("cgroup_roots")
+		unified, _ := k.Symbol("cgrp_dfl_root")
+		head, err := k.listHead("cgroup_roots", unified, "cgroup_root", "root_list")
 		if err != nil {
 			yield(nil, err)
 			return

@@ -281,6 +281,8 @@ type lazies struct {
 
 	timekeeper atomic.Value // Addr, of a kernel without its symbol
 	modules    atomic.Value // Addr, of a kernel without its symbol
+	runQueues  atomic.Value // Addr, per-CPU, of a kernel without its symbol
+	pingTable  atomic.Value // Addr, of a kernel without its symbol
 
 	moduleSyms  sync.Map // moduleKey -> *symbols.Table
 	moduleTypes sync.Map // btfFields -> types.Source

@@ -21,8 +21,7 @@ func (k *Kernel) moduleList() (Addr, error) {
 }
 
 // searchModules finds the list of modules of a kernel without symbols of variables:
-// one of them has a file system, and the only node of their list that lies in the
-// kernel image is the head. missing is the error if there is none.
+// one of them has a file system. missing is the error if there is none.
 func (k *Kernel) searchModules(missing error) (Addr, error) {
 	if a, ok := k.lazy.modules.Load().(Addr); ok {
 		return a, nil
@@ -38,16 +37,11 @@ func (k *Kernel) searchModules(missing error) (Addr, error) {
 	if m == 0 {
 		return 0, missing
 	}
-	for node, err := range k.List(m.Add(off)) {
-		if err != nil {
-			return 0, err
-		}
-		if k.inImage(node) {
-			k.lazy.modules.Store(node)
-			return node, nil
-		}
+	head, err := k.headOf(m.Add(off), missing)
+	if err == nil {
+		k.lazy.modules.Store(head)
 	}
-	return 0, missing
+	return head, err
 }
 
 // moduleOfFileSystem returns a module that has registered a file system, 0 if none
@@ -86,10 +80,4 @@ func (k *Kernel) moduleOfFileSystem() (Addr, error) {
 		}
 	}
 	return 0, nil
-}
-
-// inImage says whether a lies in the kernel image.
-func (k *Kernel) inImage(a Addr) bool {
-	image := k.linear[len(k.linear)-1]
-	return a >= image.start && a < image.end
 }

@@ -35,7 +35,7 @@ var runQueueLayout = LayoutOf[runQueueFields]("rq")
 
 // RunQueue returns the run queue of a CPU. Source: kernel/sched/sched.h:cpu_rq.
 func (k *Kernel) RunQueue(cpu int) (*RunQueue, error) {
-	a, err := k.PerCPU("runqueues", cpu)
+	a, err := k.runQueueAddr(cpu)
 	if err != nil {
 		return nil, err
 	}
