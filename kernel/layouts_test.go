@@ -101,7 +101,6 @@ var allLayouts = map[string]checker{
 	"mmLayout":                mmLayout,
 	"mntNamespaceLayout":      mntNamespaceLayout,
 	"modKallsymsLayout":       modKallsymsLayout,
-	"moduleBTFLayout":         moduleBTFLayout,
 	"moduleLayout":            moduleLayout,
 	"moduleMemoryLayout":      moduleMemoryLayout,
 	"moduleTextLayout":        moduleTextLayout,

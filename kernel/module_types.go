@@ -17,16 +17,9 @@ type btfFields struct {
 	Base Addr   `k:"base_btf"`
 }
 
-// moduleBTFFields are the BTF that a module was loaded with.
-type moduleBTFFields struct {
-	Data Addr   `k:"btf_data,opt"` // 0 where the kernel keeps its own copy only
-	Size uint32 `k:"btf_data_size,opt"`
-}
-
 var (
 	btfModuleLayout = LayoutOf[btfModule]("btf_module")
 	btfLayout       = LayoutOf[btfFields]("btf")
-	moduleBTFLayout = LayoutOf[moduleBTFFields]("module")
 )
 
 // maxModuleBTF is far above the largest module's (amdgpu: 3 MB).
@@ -36,7 +29,7 @@ const maxModuleBTF = 64 << 20
 // name is looked for in the module first. They are the kernel's own copy of the
 // module's BTF, which it has adapted to its own types if the module was built
 // against others (.BTF.base, 6.11 and newer). Errors: ErrNoModule; ErrNoType if the
-// kernel has no BTF of it, as before 5.11. Source: kernel/bpf/btf.c:btf_modules.
+// kernel has no BTF of it, as before 5.11, or no symbol of the list. Source: kernel/bpf/btf.c:btf_modules.
 func (k *Kernel) ModuleTypes(name string) (types.Source, error) {
 	m, err := k.Module(name)
 	if err != nil {
@@ -90,16 +83,11 @@ func (k *Kernel) vmlinuxBTF() (*types.BTF, error) {
 	return k.lazy.btf, k.lazy.btfErr
 }
 
-// moduleBTF finds the kernel's struct btf of the module at a, or what it was made of
-// if the kernel has no symbols of variables.
+// moduleBTF finds the kernel's struct btf of the module at a.
 func (k *Kernel) moduleBTF(a Addr) (btfFields, error) {
 	head, err := k.Symbol("btf_modules")
 	if err != nil {
-		m, err := moduleBTFLayout.Load(k, a)
-		if err == nil && m.Data == 0 {
-			err = fmt.Errorf("%w: the kernel keeps no BTF of modules", ErrNoType)
-		}
-		return btfFields{Data: m.Data, Size: m.Size, Base: a}, err
+		return btfFields{}, fmt.Errorf("%w: the kernel keeps no BTF of modules", ErrNoType)
 	}
 	off, err := k.offsetOf("btf_module", "list")
 	if err != nil {
