@@ -217,10 +217,14 @@ func compareKernelStat(d differences, k *kernel.Kernel, before, after *schedDump
 	}
 }
 
+// betweenFloats says whether a load average lies between those that the guest said
+// before and after, or little beside: on a slow machine it is computed several times
+// meanwhile, and may have been higher or lower in between.
 func betweenFloats(low string, v float64, high string) bool {
+	const slack = 0.5
 	l, _ := strconv.ParseFloat(low, 64)
 	h, _ := strconv.ParseFloat(high, 64)
-	return min(l, h) <= v && v <= max(l, h)
+	return min(l, h)-slack <= v && v <= max(l, h)+slack
 }
 
 // compareMountinfo compares whole lines of mountinfo. File systems whose own options
