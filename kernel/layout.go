@@ -282,6 +282,7 @@ type lazies struct {
 	timekeeper atomic.Value // Addr, of a kernel without its symbol
 	modules    atomic.Value // Addr, of a kernel without its symbol
 	runQueues  atomic.Value // Addr, per-CPU, of a kernel without its symbol
+	hugePages  atomic.Value // hstates, of a kernel without their symbol
 	pingTable  atomic.Value // Addr, of a kernel without its symbol
 
 	moduleSyms  sync.Map // moduleKey -> *symbols.Table
