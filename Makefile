@@ -1,6 +1,6 @@
 # make demo    the main job, on this machine, from nothing
 # make test    everything, guests included: 'make deps guests' first, done by itself
-.PHONY: help deps guests pairs test checks test-short test-kernels test-debug lint demo bench clean clean-guests
+.PHONY: help deps guests pairs peers test checks test-short test-kernels test-debug lint demo bench bench-peers clean clean-guests
 
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
@@ -13,6 +13,7 @@ help:
 	@echo 'make test-kernels tests of reading on all kernels: an hour'
 	@echo 'make test-debug   DWARF against BTF over a whole kernel; downloads 300 MB'
 	@echo 'make guests       build the guest images (cached: $$OVM_CACHE or ~/.cache/ovmigrate)'
+	@echo 'make bench-peers  opening and listing, beside drgn and crash; downloads 300 MB'
 	@echo 'make deps bench clean clean-guests'
 
 deps:
@@ -41,15 +42,16 @@ checks:
 # As test, on all kernels that Debian ships: an hour more.
 test-kernels: export OVM_KERNELS = all
 test-kernels: deps guests
-	$(GO) test -p 1 -timeout 120m ./kernel/... ./examples/ovm
+	$(GO) test -p 1 -timeout 120m ./kernel/... ./examples ./examples/ovm
 
 test-short: deps
 	$(GO) test -short -race ./...
 
 # Debug information of the guests' own kernel: a download of some 300 MB.
-test-debug: deps guests
+test-debug: deps guests peers
 	@./internal/testvm/debugdeb.sh bin/debug
 	$(GO) test -count=1 -timeout 30m -v -run 'OfAKernel' ./kernel/types -args -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
+	$(GO) test -count=1 -timeout 30m -v -run 'PeersReadOurs' ./examples/ovm -args -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
 	$(GO) test -count=1 -timeout 30m -v -run 'InPlaceOfBTF' ./kernel -args -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
 
 lint:
@@ -64,6 +66,15 @@ demo: pairs
 
 bench: pairs
 	@$(GO) run ./internal/bench
+
+# drgn and crash, which no other test needs.
+peers:
+	@{ command -v drgn && command -v crash; } >/dev/null || apt-get install -q -y --no-install-recommends python3-drgn crash
+
+# Beside drgn and crash, which need the debug information of the guest's kernel.
+bench-peers: pairs peers
+	@./internal/testvm/debugdeb.sh bin/debug
+	@$(GO) run ./internal/bench -only 'dumps|many' -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
 
 clean:
 	rm -rf bin

@@ -17,7 +17,7 @@ import (
 var ramFile = flag.String("ram", "", "RAM file of a guest for benchmarks, in place of a guest of their own")
 
 // benchRAM returns the file that is the RAM of a busy guest with 1 GiB.
-func benchRAM(b *testing.B) string {
+func benchRAM(b testing.TB) string {
 	if *ramFile != "" {
 		return *ramFile
 	}
@@ -86,7 +86,9 @@ func BenchmarkTasks(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		for _, err := range k.Tasks() {
-			require.NoError(b, err)
+			if err != nil { // not by require, which takes as long as a task does
+				b.Fatal(err)
+			}
 			n++
 		}
 	}

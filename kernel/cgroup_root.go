@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 )
@@ -37,13 +38,12 @@ var cgroupRootFieldsLayout = LayoutOf[cgroupRootFields]("cgroup_root")
 // It is there even if nobody mounted it. Source: kernel/cgroup/cgroup.c:cgroup_roots.
 func (k *Kernel) CgroupHierarchies() iter.Seq2[*CgroupHierarchy, error] {
 	return func(yield func(*CgroupHierarchy, error) bool) {
-		unified, _ := k.Symbol("cgrp_dfl_root")
-		head, err := k.listHead("cgroup_roots", unified, "cgroup_root", "root_list")
+		off, err := k.offsetOf("cgroup_root", "root_list")
 		if err != nil {
 			yield(nil, err)
 			return
 		}
-		off, err := k.offsetOf("cgroup_root", "root_list")
+		head, err := k.cgroupRoots(off)
 		if err != nil {
 			yield(nil, err)
 			return
@@ -62,6 +62,29 @@ func (k *Kernel) CgroupHierarchies() iter.Seq2[*CgroupHierarchy, error] {
 			}
 		}
 	}
+}
+
+// cgroupRoots returns the head of the list of hierarchies, which are linked off bytes
+// behind their begin. arm64 kernels that keep no names of variables have it behind the
+// unified one, which was the first and is the last.
+func (k *Kernel) cgroupRoots(off int) (Addr, error) {
+	head, err := k.Symbol("cgroup_roots")
+	if !errors.Is(err, ErrNoSymbol) {
+		return head, err
+	}
+	init, err := k.Symbol("init_task")
+	if err != nil {
+		return 0, err
+	}
+	t, err := k.TaskAt(init)
+	if err != nil {
+		return 0, err
+	}
+	m, err := t.Cgroup()
+	if err != nil {
+		return 0, err
+	}
+	return k.ReadAddr(m.Cgroup.RootAddr.Add(off))
 }
 
 func (k *Kernel) cgroupHierarchy(a Addr) (*CgroupHierarchy, error) {

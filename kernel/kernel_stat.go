@@ -54,7 +54,7 @@ func (k *Kernel) CPUTimes(cpu int) (CPUTimes, error) {
 // addIdle replaces idle times by those of a kernel that stops its tick when idle and
 // measures them then. Source: kernel/time/tick-sched.c:get_cpu_sleep_time_us.
 func (k *Kernel) addIdle(c *CPUTimes, cpu int) error {
-	a, err := k.PerCPU("tick_cpu_sched", cpu)
+	a, err := k.tickSched(cpu)
 	if err != nil {
 		return nil //nolint:nilerr // a kernel that always ticks
 	}

@@ -27,16 +27,27 @@ import (
 // Integers may be wider in Go than in C, never narrower. A Layout is made once,
 // usually in a package variable, and used with any number of kernels; it is safe
 // for concurrent use.
-type Layout[T any] struct {
+type Layout[T any] struct{ core layoutCore }
+
+// layoutCore is all of a Layout that does not depend on T. There are hundreds of
+// layouts, and the compiler makes each method of Layout once for each of them.
+type layoutCore struct {
+	_    [0]func() // cannot be compared, which would take a function for each T
 	name string
+	typ  reflect.Type
 	last atomic.Pointer[plan]
 }
 
 // LayoutOf returns the layout of T over the C struct or union called cname; names
 // that differ between kernels are separated by "|". It panics if T is not a struct
-// whose every field has a k tag: that is a mistake in the program.
+// whose every field has a k tag and is an integer, a bool or an array of these: that is a
+// mistake in the program.
 func LayoutOf[T any](cname string) *Layout[T] {
-	t := reflect.TypeFor[T]()
+	return &Layout[T]{core: layoutCore{name: cname, typ: checked(reflect.TypeFor[T]())}}
+}
+
+// checked panics if a type cannot be that of a layout.
+func checked(t reflect.Type) reflect.Type {
 	if t.Kind() != reflect.Struct {
 		panic("kernel.LayoutOf: " + t.String() + " is not a struct")
 	}
@@ -44,8 +55,11 @@ func LayoutOf[T any](cname string) *Layout[T] {
 		if f.Tag.Get("k") == "" {
 			panic("kernel.LayoutOf: " + t.String() + "." + f.Name + " has no k tag")
 		}
+		if !isPlain(f.Type) {
+			panic("kernel.LayoutOf: " + t.String() + "." + f.Name + " is no integer, bool or array of them")
+		}
 	}
-	return &Layout[T]{name: cname}
+	return t
 }
 
 // plan is a layout resolved for one kernel.
@@ -81,13 +95,19 @@ type planField struct {
 }
 
 // Size returns the size of the C structure in bytes.
-func (l *Layout[T]) Size(k *Kernel) (int, error) {
+func (l *Layout[T]) Size(k *Kernel) (int, error) { return l.core.size(k) }
+
+//go:noinline
+func (l *layoutCore) size(k *Kernel) (int, error) {
 	p := l.plan(k)
 	return p.size, p.err
 }
 
 // Has says whether the kernel has the member that the Go field is tied to.
-func (l *Layout[T]) Has(k *Kernel, field string) bool {
+func (l *Layout[T]) Has(k *Kernel, field string) bool { return l.core.has(k, field) }
+
+//go:noinline
+func (l *layoutCore) has(k *Kernel, field string) bool {
 	p := l.plan(k)
 	return p.err == nil && p.has[field]
 }
@@ -95,9 +115,10 @@ func (l *Layout[T]) Has(k *Kernel, field string) bool {
 // Check resolves the layout against a kernel's types without a guest, as tests do
 // for every supported kernel. The error says which member of which structure is
 // missing or does not fit.
-func (l *Layout[T]) Check(src types.Source) error {
-	return compile(src, l.name, reflect.TypeFor[T]()).err
-}
+func (l *Layout[T]) Check(src types.Source) error { return l.core.check(src) }
+
+//go:noinline
+func (l *layoutCore) check(src types.Source) error { return compile(src, l.name, l.typ).err }
 
 // Load reads the structure at a. Errors: *PathError for memory that cannot be
 // read, ErrNoType if the kernel has no such structure or member.
@@ -106,38 +127,13 @@ func (l *Layout[T]) Load(k *Kernel, a Addr) (t T, err error) {
 	return t, err
 }
 
-// LoadInto is Load into *t, whose fields are all overwritten unless it fails.
-func (l *Layout[T]) LoadInto(k *Kernel, a Addr, t *T) error {
-	p := l.plan(k)
-	if p.err != nil {
-		return p.err
-	}
-	if a == 0 {
-		return &PathError{Path: p.cname, Err: ErrNil}
-	}
-	n := p.hi - p.lo
-	b := k.view(a.Add(p.lo), n)
-	if b == nil {
-		buf := p.pool.Get().(*[]byte)
-		defer p.pool.Put(buf)
-		b = *buf
-		if _, err := k.ReadAt(b, a.Add(p.lo)); err != nil {
-			return &PathError{Path: p.cname, Addr: a, Err: err}
-		}
-	}
-	var zero T
-	*t = zero
-	decodeInto(t, p, a, b)
-	return nil
-}
-
-func (l *Layout[T]) plan(k *Kernel) *plan {
+func (l *layoutCore) plan(k *Kernel) *plan {
 	if p := l.last.Load(); p != nil && p.k == k {
 		return p
 	}
 	v, ok := k.layouts.Load(l)
 	if !ok {
-		p := compile(k.types, l.name, reflect.TypeFor[T]())
+		p := compile(k.types, l.name, l.typ)
 		p.k = k
 		v, _ = k.layouts.LoadOrStore(l, p)
 	}
@@ -249,6 +245,14 @@ func (pf *planField) fit(field types.Field, t reflect.Type) error {
 	return nil
 }
 
+// isPlain says whether C bytes may be stored in a t.
+func isPlain(t reflect.Type) bool {
+	for t.Kind() == reflect.Array {
+		t = t.Elem()
+	}
+	return isUint(t) || isInt(t) || t.Kind() == reflect.Bool
+}
+
 func isUint(t reflect.Type) bool { return t.Kind() >= reflect.Uint && t.Kind() <= reflect.Uint64 }
 func isInt(t reflect.Type) bool  { return t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64 }
 
@@ -281,7 +285,7 @@ type lazies struct {
 
 	timekeeper atomic.Value // Addr, of a kernel without its symbol
 	modules    atomic.Value // Addr, of a kernel without its symbol
-	runQueues  atomic.Value // Addr, per-CPU, of a kernel without its symbol
+	tickSched  atomic.Value // Addr, per-CPU, of a kernel without its symbol
 	hugePages  atomic.Value // hstates, of a kernel without their symbol
 	pingTable  atomic.Value // Addr, of a kernel without its symbol
 

@@ -5,11 +5,40 @@ import (
 	"unsafe"
 )
 
-// decodeInto stores the members of a structure at a, whose bytes [lo,hi) are b,
-// into *t. Reflection would cost five times as much and an allocation. The plan
-// was made from T's own type, so every store stays inside *t.
-func decodeInto[T any](t *T, p *plan, a Addr, b []byte) {
-	base := unsafe.Pointer(t)
+// LoadInto is Load into *t, whose fields are all overwritten unless it fails.
+func (l *Layout[T]) LoadInto(k *Kernel, a Addr, t *T) error {
+	return l.core.loadInto(k, a, unsafe.Pointer(t))
+}
+
+// loadInto is LoadInto of the type that the layout is of.
+func (l *layoutCore) loadInto(k *Kernel, a Addr, t unsafe.Pointer) error {
+	p := l.plan(k)
+	if p.err != nil {
+		return p.err
+	}
+	if a == 0 {
+		return &PathError{Path: p.cname, Err: ErrNil}
+	}
+	n := p.hi - p.lo
+	b := k.view(a.Add(p.lo), n)
+	if b == nil {
+		buf := p.pool.Get().(*[]byte)
+		defer p.pool.Put(buf)
+		b = *buf
+		if _, err := k.ReadAt(b, a.Add(p.lo)); err != nil {
+			return &PathError{Path: p.cname, Addr: a, Err: err}
+		}
+	}
+	// It holds no pointers: LayoutOf takes none.
+	clear(unsafe.Slice((*byte)(t), l.typ.Size()))
+	decodeInto(t, p, a, b)
+	return nil
+}
+
+// decodeInto stores the members of a structure at a, whose bytes [lo,hi) are b, into
+// what base points to. Reflection would cost five times as much and an allocation. The
+// plan was made from that type itself, so every store stays inside it.
+func decodeInto(base unsafe.Pointer, p *plan, a Addr, b []byte) {
 	for i := range p.fields {
 		f := &p.fields[i]
 		dst := unsafe.Add(base, f.dst)

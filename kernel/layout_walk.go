@@ -11,38 +11,69 @@ import "iter"
 //
 // Source: include/linux/list.h:list_for_each_entry.
 func (l *Layout[T]) List(k *Kernel, head Addr, member string) iter.Seq2[T, error] {
-	return l.entries(k, k.List(head), member)
+	return l.each(k, l.core.list(k, head, member))
 }
 
 // HList is List for the hlist_head at head.
 func (l *Layout[T]) HList(k *Kernel, head Addr, member string) iter.Seq2[T, error] {
-	return l.entries(k, k.HList(head), member)
+	return l.each(k, l.core.hlist(k, head, member))
 }
 
 // RBTree is List for the rb_root or rb_root_cached at root, in order.
 func (l *Layout[T]) RBTree(k *Kernel, root Addr, member string) iter.Seq2[T, error] {
+	return l.each(k, l.core.rbtree(k, root, member))
+}
+
+// each loads the structures at those addresses. Like what follows it is not inlined into
+// each of hundreds of instances: that made compiling this package take five times as long.
+//
+//go:noinline
+func (l *Layout[T]) each(k *Kernel, addrs iter.Seq2[Addr, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		addrs(func(a Addr, err error) bool {
+			var t T
+			if err == nil {
+				err = l.LoadInto(k, a, &t)
+			}
+			return yield(t, err)
+		})
+	}
+}
+
+//go:noinline
+func (l *layoutCore) list(k *Kernel, head Addr, member string) iter.Seq2[Addr, error] {
+	return l.entries(k, k.List(head), member)
+}
+
+//go:noinline
+func (l *layoutCore) hlist(k *Kernel, head Addr, member string) iter.Seq2[Addr, error] {
+	return l.entries(k, k.HList(head), member)
+}
+
+//go:noinline
+func (l *layoutCore) rbtree(k *Kernel, root Addr, member string) iter.Seq2[Addr, error] {
 	return l.entries(k, k.RBTree(root), member)
 }
 
-func (l *Layout[T]) entries(k *Kernel, nodes iter.Seq2[Addr, error], member string) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		var zero T
+// entries yields the addresses of the structures whose member lies at a node.
+func (l *layoutCore) entries(k *Kernel, nodes iter.Seq2[Addr, error], member string) iter.Seq2[Addr, error] {
+	return func(yield func(Addr, error) bool) {
 		p := l.plan(k)
 		if p.err != nil {
-			yield(zero, p.err)
+			yield(0, p.err)
 			return
 		}
 		off, err := k.offsetOf(p.cname, member)
 		if err != nil {
-			yield(zero, err)
+			yield(0, err)
 			return
 		}
 		for node, err := range nodes {
 			if err != nil {
-				yield(zero, err)
+				yield(0, err)
 				return
 			}
-			if !yield(l.Load(k, node-Addr(off))) {
+			if !yield(node-Addr(off), nil) {
 				return
 			}
 		}

@@ -24,17 +24,3 @@ func (k *Kernel) headOf(node Addr, missing error) (Addr, error) {
 	}
 	return 0, missing
 }
-
-// listHead returns the variable that is the head of a list: the symbol, or found from
-// the node in a variable that the kernel exports.
-func (k *Kernel) listHead(symbol string, variable Addr, cname, member string) (Addr, error) {
-	a, missing := k.Symbol(symbol)
-	if missing == nil || variable == 0 {
-		return a, missing
-	}
-	off, err := k.offsetOf(cname, member)
-	if err != nil {
-		return 0, err
-	}
-	return k.headOf(variable.Add(off), missing)
-}

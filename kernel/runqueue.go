@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 )
@@ -33,7 +34,8 @@ type runQueueFields struct {
 
 var runQueueLayout = LayoutOf[runQueueFields]("rq")
 
-// RunQueue returns the run queue of a CPU. Source: kernel/sched/sched.h:cpu_rq.
+// RunQueue returns the run queue of a CPU. Errors: ErrNoSymbol for a CPU that is not
+// there, *PathError. Source: kernel/sched/sched.h:cpu_rq.
 func (k *Kernel) RunQueue(cpu int) (*RunQueue, error) {
 	a, err := k.runQueueAddr(cpu)
 	if err != nil {
@@ -47,6 +49,49 @@ func (k *Kernel) RunQueue(cpu int) (*RunQueue, error) {
 		return nil, corrupt(a, "rq", "current task %s, idle task %s", r.Curr, r.Idle)
 	}
 	return r, nil
+}
+
+func (k *Kernel) runQueueAddr(cpu int) (Addr, error) {
+	a, err := k.PerCPU("runqueues", cpu)
+	if errors.Is(err, ErrNoSymbol) {
+		return k.runQueueOfTask(cpu, err)
+	}
+	return a, err
+}
+
+// runQueueOfTask finds the run queue of a CPU by any task that last ran there, for arm64
+// kernels that keep no names of variables: each CPU has threads of the kernel's that are
+// bound to it. missing is the error if there is none. Source: kernel/sched/sched.h:
+// set_task_rq.
+func (k *Kernel) runQueueOfTask(cpu int, missing error) (Addr, error) {
+	var offsets [3]int
+	for i, m := range []offsetKey{{"task_struct", "se.cfs_rq"}, {"cfs_rq", "rq"}, {"rq", "cpu"}} {
+		var err error
+		if offsets[i], err = k.offsetOf(m.cname, m.path); err != nil {
+			return 0, missing // a kernel without groups in the fair class
+		}
+	}
+	for t, err := range k.Tasks() {
+		if err != nil {
+			return 0, err
+		}
+		if int(t.CPU) != cpu {
+			continue
+		}
+		// A task that moves or ends meanwhile leads nowhere, or elsewhere.
+		cfs, err := k.ReadAddr(t.Addr.Add(offsets[0]))
+		if err != nil || !cfs.IsKernel() {
+			continue
+		}
+		rq, err := k.ReadAddr(cfs.Add(offsets[1]))
+		if err != nil || !rq.IsKernel() {
+			continue
+		}
+		if n, err := k.ReadU32(rq.Add(offsets[2])); err == nil && int(n) == cpu {
+			return rq, nil
+		}
+	}
+	return 0, missing
 }
 
 // RunQueues yields the run queues of the CPUs that are online.

@@ -130,7 +130,11 @@ func (k *Kernel) taskGroups() (Addr, error) {
 	if err != nil || t.Group == 0 {
 		return 0, missing
 	}
-	return k.listHead("task_groups", t.Group, "task_group", "list")
+	off, err := k.offsetOf("task_group", "list")
+	if err != nil {
+		return 0, err
+	}
+	return k.headOf(t.Group.Add(off), missing)
 }
 
 func (w *queueWalk) throttledGroup(tg Addr) error {

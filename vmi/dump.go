@@ -10,6 +10,13 @@ var ErrExcluded = errors.New("left out of the dump")
 // ErrNoCPUs is wrapped by the error of [CPUs] on a dump that has no registers.
 var ErrNoCPUs = errors.New("the dump has no processor registers")
 
+// Mapping is guest-physical memory that a kernel has at a virtual address.
+type Mapping struct {
+	Virt uint64
+	Phys Phys
+	Len  uint64
+}
+
 // DumpOptions says what a dump holds besides memory. All packages that write dumps
 // take it; the zero value writes memory only. A format that has no place for a
 // thing leaves it out.
@@ -20,6 +27,11 @@ type DumpOptions struct {
 
 	// CPUs are the processors whose registers are written, x86-64 only.
 	CPUs []CPU
+
+	// Image is where the kernel maps its own image, as ELF cores of kdump say in a
+	// segment of its own: drgn reads the page tables there. A zero Len is none; an
+	// image that is not all in the dump, in one piece, is left out.
+	Image Mapping
 
 	// Machine is the guest's architecture as uname -m has it. "" is "x86_64".
 	Machine string

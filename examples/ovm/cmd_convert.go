@@ -131,7 +131,7 @@ func (v *conversion) run(ctx context.Context) (err error) {
 	}
 	o := vmi.DumpOptions{}
 	if v.notes() {
-		r.VMCoreInfo = a.describe(ctx, image, &o)
+		r.VMCoreInfo = v.describe(ctx, image, &o)
 	}
 	if err := v.copy(ctx, image, &o, &r); err != nil {
 		return err
@@ -149,17 +149,18 @@ func (v *conversion) run(ctx context.Context) (err error) {
 // notes says whether the format has a place for them.
 func (v *conversion) notes() bool { return v.format == "elf" || v.format == "kdump" }
 
-// describe finds the machine and VMCOREINFO, and returns where the latter is from: the
+// describe finds the machine, the kernel's image and VMCOREINFO, and returns where the latter is from: the
 // source's note, or the memory of the kernel. A guest in which no kernel is found is
 // converted without.
-func (a *app) describe(ctx context.Context, image vmi.Image, o *vmi.DumpOptions) (from string) {
+func (v *conversion) describe(ctx context.Context, image vmi.Image, o *vmi.DumpOptions) (from string) {
+	a := v.app
 	if m, ok := image.(interface{ Machine() string }); ok {
 		o.Machine = m.Machine()
 	}
 	if n, ok := image.(vmi.Notes); ok && len(n.VMCoreInfo()) > 0 {
 		o.VMCoreInfo, from = n.VMCoreInfo(), "note"
 	}
-	if o.Machine != "" && from != "" {
+	if o.Machine != "" && from != "" && v.format != "elf" {
 		return from
 	}
 	k, err := kernel.Open(ctx, image, &kernel.Options{Logger: a.logger()})
@@ -172,10 +173,23 @@ func (a *app) describe(ctx context.Context, image vmi.Image, o *vmi.DumpOptions)
 	if o.Machine == "" {
 		o.Machine = machineOf(k)
 	}
+	o.Image = imageOf(k)
 	if s := k.Guest().VMCoreInfo.Text(); s != "" && from == "" {
 		o.VMCoreInfo, from = []byte(s), "memory"
 	}
 	return from
+}
+
+// imageOf returns where the kernel has its image, page by page, if its symbols tell.
+func imageOf(k *kernel.Kernel) vmi.Mapping {
+	g := k.Guest()
+	begin, err1 := k.Symbol("_text")
+	end, err2 := k.Symbol("_end")
+	phys, ok := g.ImagePhys(uint64(begin))
+	if err1 != nil || err2 != nil || !ok || end < begin || uint64(begin)%vmi.PageSize != 0 {
+		return vmi.Mapping{}
+	}
+	return vmi.Mapping{Virt: uint64(begin), Phys: phys, Len: uint64(end-begin) &^ (vmi.PageSize - 1)}
 }
 
 // machineOf returns what uname -m says in a guest, or "".

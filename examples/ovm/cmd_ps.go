@@ -15,10 +15,12 @@ import (
 
 const longPS = `ps lists the processes of the guest, kernel threads included. Process numbers are those
 of the guest's initial pid namespace, user and group numbers the effective ones in its
-initial user namespace.`
+initial user namespace.
+
+With --tree each process stands below its parent.`
 
 func (a *app) psCommand() *cobra.Command {
-	threads := false
+	threads, asTree := false, false
 	c := a.command("ps", "List the guest's processes", longPS,
 		func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), needRead, func(g *guest) error {
@@ -26,13 +28,18 @@ func (a *app) psCommand() *cobra.Command {
 				if all == nil {
 					return err
 				}
-				if perr := a.printProcesses(all, threads); perr != nil {
+				var branches []string
+				if asTree {
+					all, branches = treeOf(all)
+				}
+				if perr := a.printProcesses(all, branches, threads); perr != nil {
 					return perr
 				}
 				return err
 			})
 		})
 	c.Flags().BoolVar(&threads, "threads", false, "list every thread of the processes")
+	c.Flags().BoolVar(&asTree, "tree", false, "show which process is the parent of which")
 	return a.jsonFlag(c)
 }
 
@@ -223,7 +230,9 @@ func splitArgs(b []byte) []string {
 	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
 }
 
-func (a *app) printProcesses(all []process, threads bool) error {
+// printProcesses prints a table, or JSON. branches is what stands before each command in
+// a tree, nil for none.
+func (a *app) printProcesses(all []process, branches []string, threads bool) error {
 	if a.json {
 		return a.printJSON(all)
 	}
@@ -232,13 +241,16 @@ func (a *app) printProcesses(all []process, threads bool) error {
 		heads = []any{"PID", "TID", "PPID", "UID", "S", "RSS", "COMMAND"}
 	}
 	t := newTable(a.stdout, heads...)
-	for _, p := range all {
+	for i, p := range all {
 		command := strings.TrimRight(strings.Join(p.Cmdline, " "), " ")
 		switch {
 		case command == "":
 			command = "[" + p.Comm + "]"
 		case threads && p.TID != p.PID:
 			command = "{" + p.Comm + "} " + command
+		}
+		if branches != nil {
+			command = branches[i] + command
 		}
 		cells := []any{p.PID, p.PPID, p.UID, p.State, formatSize(uint64(p.RSSPages) * 4096), command}
 		if threads {

@@ -72,7 +72,7 @@ func (a *app) rootCommand() *cobra.Command {
 
 	root.AddCommand(
 		a.infoCommand(), a.psCommand(), a.mapsCommand(), a.fdsCommand(), a.memCommand(),
-		a.stackCommand(), a.cgroupsCommand(), a.nsCommand(), a.mountsCommand(), a.netCommand(),
+		a.stackCommand(), a.timersCommand(), a.cgroupsCommand(), a.nsCommand(), a.mountsCommand(), a.netCommand(),
 		a.modulesCommand(), a.dmesgCommand(),
 		a.typeCommand(), a.symCommand(), a.objCommand(),
 		a.signalCommand(),

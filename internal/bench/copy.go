@@ -53,34 +53,40 @@ func (b *bench) memory(g *guest) error {
 	return nil
 }
 
-// peakOfSave returns the most anonymous memory that 'ovm checkpoint' was seen to
-// have, in bytes.
+// peakOfSave is peakOf of 'ovm checkpoint'.
 func (b *bench) peakOfSave(g *guest, pid string) (float64, error) {
 	images := filepath.Join(b.shm, "images")
 	defer os.RemoveAll(images)
 	var peak float64
 	err := g.lend(func() error {
-		c := exec.CommandContext(b.ctx, b.ovm, "-g", "qmp:"+g.QMPSocket(), "checkpoint", pid, "-D", images, "--no-sync")
-		var out strings.Builder
-		c.Stdout, c.Stderr = &out, &out
-		if err := c.Start(); err != nil {
-			return err
-		}
-		done := make(chan error, 1)
-		go func() { done <- c.Wait() }()
-		for {
-			peak = max(peak, anonymous(c.Process.Pid))
-			select {
-			case err := <-done:
-				if err != nil {
-					err = fmt.Errorf("ovm checkpoint: %w: %s", err, out.String())
-				}
-				return err
-			case <-time.After(time.Millisecond):
-			}
-		}
+		var err error
+		peak, err = peakOf(exec.CommandContext(b.ctx, b.ovm, "-g", "qmp:"+g.QMPSocket(), "checkpoint", pid, "-D", images, "--no-sync"))
+		return err
 	})
 	return peak, err
+}
+
+// peakOf runs a command and returns the most anonymous memory that it was seen to have,
+// in bytes.
+func peakOf(c *exec.Cmd) (peak float64, err error) {
+	var out strings.Builder
+	c.Stdout, c.Stderr = &out, &out
+	if err := c.Start(); err != nil {
+		return 0, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Wait() }()
+	for {
+		peak = max(peak, anonymous(c.Process.Pid))
+		select {
+		case err := <-done:
+			if err != nil {
+				err = fmt.Errorf("%s: %w: %s", c.Args[0], err, out.String())
+			}
+			return peak, err
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // anonymous returns the resident memory of a process that is no file's, in bytes.

@@ -26,24 +26,24 @@ type guest struct {
 	k     *kernel.Kernel
 }
 
-func (b *bench) boot(suite string, ram int64) (*guest, error) {
+func (b *bench) boot(c testvm.Config) (*guest, error) {
 	ctx, cancel := context.WithTimeout(b.ctx, bootTimeout)
 	defer cancel()
-	fmt.Fprintf(os.Stderr, "bench: %s boots with %d MiB ...\n", suite, ram>>20)
-	vm, err := testvm.Boot(ctx, testvm.Config{Suite: suite, Memory: ram})
+	fmt.Fprintf(os.Stderr, "bench: %s boots with %d MiB ...\n", c.Suite, c.Memory>>20)
+	vm, err := testvm.Boot(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	g := &guest{VM: vm, suite: suite}
+	g := &guest{VM: vm, suite: c.Suite}
 	if err := g.prepare(ctx, b); err != nil {
 		g.close()
-		return nil, fmt.Errorf("%s: %w", suite, err)
+		return nil, fmt.Errorf("%s: %w", c.Suite, err)
 	}
 	return g, nil
 }
 
 func (g *guest) prepare(ctx context.Context, b *bench) (err error) {
-	for _, f := range []string{b.inside, b.mem} {
+	for _, f := range []string{b.inside, b.mem, b.many} {
 		r, err := os.Open(f)
 		if err != nil {
 			return err

@@ -26,21 +26,25 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ovmigrate/ovmigrate/internal/testvm"
 )
 
 type bench struct {
 	ctx   context.Context
 	table table
 
-	runs   int
-	size   int64          // of the large process
-	only   *regexp.Regexp // names of parts
-	dir    string         // work directory on disk
-	shm    string         // work directory in memory
-	ovm    string         // programs, built for the occasion
-	inside string
-	mem    string
-	native *native
+	runs    int
+	size    int64          // of the large process
+	only    *regexp.Regexp // names of parts
+	dir     string         // work directory on disk
+	shm     string         // work directory in memory
+	ovm     string         // programs, built for the occasion
+	inside  string
+	mem     string
+	many    string
+	vmlinux string // of bookworm's kernel, for the peers that need it
+	native  *native
 
 	last samples // of saving the large process
 }
@@ -55,12 +59,13 @@ func main() {
 	runs := flag.Int("n", 15, "runs of what is quick; slow things take fewer")
 	size := flag.Int64("size", 1<<30, "bytes of the large process")
 	suites := flag.String("suites", "trixie,bookworm", "guests; the first is the one for the large process, and its CRIU runs on the host")
-	only := flag.String("only", "", "parts that match this `regexp`: open save signals micro large memory")
+	only := flag.String("only", "", "parts that match this `regexp`: open save signals micro dumps large memory many")
+	vmlinux := flag.String("vmlinux", "", "debug `file` of bookworm's kernel, for drgn and crash; see 'make bench-peers'")
 	dir := flag.String("dir", os.TempDir(), "work in a new directory below this one; it should be on a disk")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	b := &bench{ctx: ctx, runs: *runs, size: *size}
+	b := &bench{ctx: ctx, runs: *runs, size: *size, vmlinux: *vmlinux}
 	var err error
 	if b.only, err = regexp.Compile(*only); err == nil {
 		err = b.main(strings.Split(*suites, ","), *dir)
@@ -82,7 +87,15 @@ func (b *bench) main(suites []string, dir string) (err error) {
 		if i == 0 {
 			parts = append(parts, part{"micro", (*bench).micro})
 		}
+		if suite == "bookworm" { // whose debug file it is
+			parts = append(parts, part{"dumps", (*bench).dumps})
+		}
 		if err := b.runParts(suite, 1<<30, parts); err != nil {
+			return err
+		}
+	}
+	if b.only.MatchString("many") {
+		if err := b.processes(suites[0]); err != nil {
 			return err
 		}
 	}
@@ -101,7 +114,7 @@ func (b *bench) runParts(suite string, ram int64, parts []part) error {
 	if len(parts) == 0 {
 		return nil
 	}
-	g, err := b.boot(suite, ram)
+	g, err := b.boot(testvm.Config{Suite: suite, Memory: ram})
 	if err != nil {
 		return err
 	}
@@ -133,16 +146,19 @@ func (b *bench) prepare(dir string) (err error) {
 	if b.shm, err = os.MkdirTemp("/dev/shm", "ovm-bench-"); err != nil {
 		return err
 	}
-	b.ovm, b.inside, b.mem = filepath.Join(b.dir, "ovm"), filepath.Join(b.dir, "inside"), filepath.Join(b.dir, "mem")
-	source := filepath.Join(b.dir, "mem.c")
-	if err := os.WriteFile(source, []byte(memSource), 0o600); err != nil {
-		return err
+	b.ovm, b.inside = filepath.Join(b.dir, "ovm"), filepath.Join(b.dir, "inside")
+	b.mem, b.many = filepath.Join(b.dir, "mem"), filepath.Join(b.dir, "many")
+	for program, source := range map[string]string{b.mem: memSource, b.many: manySource} {
+		if err := os.WriteFile(program+".c", []byte(source), 0o600); err != nil {
+			return err
+		}
 	}
 	const module = "github.com/ovmigrate/ovmigrate/"
 	for _, argv := range [][]string{
 		{"go", "build", "-o", b.ovm, module + "examples/ovm"},
 		{"go", "build", "-o", b.inside, module + "internal/bench/inside"},
-		{"gcc", "-O2", "-o", b.mem, source},
+		{"gcc", "-O2", "-o", b.mem, b.mem + ".c"},
+		{"gcc", "-O2", "-o", b.many, b.many + ".c"},
 	} {
 		c := exec.CommandContext(b.ctx, argv[0], argv[1:]...)
 		c.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -120,11 +120,36 @@ func (f *finder) openSymbols(g *Guest, img space, m imageMap) error {
 	if f.symfile != nil {
 		return f.useSymbolFile(g, check, checked)
 	}
+	if a, ok := f.noted(g); ok {
+		t, layout, err := symbols.Open(img.read, a, check)
+		if err == nil {
+			g.Symbols = t
+			g.step("symbols", fmt.Sprintf("kallsyms where the dump file's VMCOREINFO has it: %v", layout), checked)
+			return nil
+		}
+		f.reject("kallsyms at the addresses of the dump file's VMCOREINFO", err)
+	}
 	b, err := f.imageBytes(img, m.rodata, m.end)
 	if err != nil {
 		return err
 	}
 	return f.searchSymbols(g, img, b, m.rodata, check, checked)
+}
+
+// noted returns where the VMCOREINFO of the dump file has the symbol table, if it is of
+// the kernel at g's place. To search for it takes most of the kernel's image, which a
+// compressed dump would have to unpack.
+func (f *finder) noted(g *Guest) (a symbols.Addrs, ok bool) {
+	m, ok := f.mem.(VMCoreInfoer)
+	if !ok {
+		return a, false
+	}
+	v := ParseVMCoreInfo(m.VMCoreInfo())
+	offset, err := v.KernelOffset()
+	if err != nil || offset != g.KASLROffset {
+		return a, false
+	}
+	return kallsymsAddrs(v)
 }
 
 // topEntry is the last entry of a top-level table: it maps the kernel image.

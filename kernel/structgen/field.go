@@ -130,6 +130,8 @@ type field struct {
 	member  string
 	shape   shape
 	missing []string // kernels without it
+	// renamed are the kernels that have it under each of its further names.
+	renamed map[string][]string
 }
 
 func (f *field) tag() string {
@@ -144,11 +146,11 @@ func (f *field) tag() string {
 }
 
 // lookup finds the first of a member's names.
-func lookup(t *types.Type, member string) (f types.Field, err error) {
-	for path := range strings.SplitSeq(member, "|") {
-		if f, err = t.Lookup(path); err == nil {
-			return f, nil
+func lookup(t *types.Type, member string) (f types.Field, name string, err error) {
+	for name = range strings.SplitSeq(member, "|") {
+		if f, err = t.Lookup(name); err == nil {
+			return f, name, nil
 		}
 	}
-	return f, err
+	return f, "", err
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"go/format"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/ovmigrate/ovmigrate/kernel/types"
@@ -26,7 +28,7 @@ func generate(pkg, list string, all []wanted, kernels []kernelTypes) ([]byte, er
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.where, err)
 		}
-		s.write(&out)
+		s.write(&out, kernels)
 	}
 	return format.Source(out.Bytes())
 }
@@ -48,7 +50,7 @@ func resolve(w wanted, kernels []kernelTypes) (*structure, error) {
 			return nil, fmt.Errorf("%s: %w", k.name, err)
 		}
 		for i, f := range s.fields {
-			place, err := lookup(t, f.member)
+			place, name, err := lookup(t, f.member)
 			if errors.Is(err, types.ErrNoType) {
 				f.missing = append(f.missing, k.name)
 				continue
@@ -60,10 +62,11 @@ func resolve(w wanted, kernels []kernelTypes) (*structure, error) {
 				return nil, fmt.Errorf("%s.%s on %s: %w", w.cnames, f.member, k.name, err)
 			}
 			found[i] = true
+			f.called(name, k.name)
 		}
 	}
 	if len(s.missing) == len(kernels) {
-		return nil, fmt.Errorf("no kernel has a structure %s; the kernels given are %s", w.cnames, names(kernels))
+		return nil, fmt.Errorf("no kernel has a structure %s; the kernels given are %s", w.cnames, strings.Join(names(kernels), ", "))
 	}
 	for i, f := range s.fields {
 		if !found[i] {
@@ -92,33 +95,72 @@ func findStruct(src types.Source, cnames string) (t *types.Type, err error) {
 	return nil, err
 }
 
-func names(kernels []kernelTypes) string {
+// called notes under which name a kernel has f.
+func (f *field) called(name, kernel string) {
+	if first, _, _ := strings.Cut(f.member, "|"); name == first {
+		return
+	}
+	if f.renamed == nil {
+		f.renamed = map[string][]string{}
+	}
+	f.renamed[name] = append(f.renamed[name], kernel)
+}
+
+func names(kernels []kernelTypes) []string {
 	var all []string
 	for _, k := range kernels {
 		all = append(all, k.name)
 	}
-	return strings.Join(all, ", ")
+	return all
 }
 
-func (s *structure) write(out *bytes.Buffer) {
+// summary names some of all kernels. The begin of a name, up to a hyphen, stands for all
+// kernels that are called so.
+func summary(some, all []string) string {
+	var short []string
+	for _, name := range some {
+		for i := 1; i <= len(name); i++ {
+			if i < len(name) && name[i] != '-' {
+				continue
+			}
+			others := func(k string) bool {
+				return (k == name[:i] || strings.HasPrefix(k, name[:i]+"-")) && !slices.Contains(some, k)
+			}
+			if slices.ContainsFunc(all, others) {
+				continue
+			}
+			if !slices.Contains(short, name[:i]) {
+				short = append(short, name[:i])
+			}
+			break
+		}
+	}
+	return strings.Join(short, ", ")
+}
+
+func (s *structure) write(out *bytes.Buffer, kernels []kernelTypes) {
+	all := names(kernels)
 	name := goName(s.cnames)
 	first, _, _ := strings.Cut(s.cnames, "|")
 	fmt.Fprintf(out, "\n// %s holds members of the C structure %s.\n", name, first)
 	if s.missing != nil {
-		fmt.Fprintf(out, "// Some kernels have no such structure: %s.\n", strings.Join(s.missing, ", "))
+		fmt.Fprintf(out, "// Some kernels have no such structure: %s.\n", summary(s.missing, all))
 	}
 	fmt.Fprintf(out, "type %s struct {\n", name)
 	fmt.Fprintf(out, "\tAddr kernel.Addr `k:\"&\"` // of the structure\n")
 	for _, f := range s.fields {
-		fmt.Fprintf(out, "\t%s %s `k:%q` // %s\n", goName(f.member), f.shape.goType(), f.tag(), f.comment())
+		fmt.Fprintf(out, "\t%s %s `k:%q` // %s\n", goName(f.member), f.shape.goType(), f.tag(), f.comment(all))
 	}
 	fmt.Fprintf(out, "}\n\n// %sLayout reads a %s.\nvar %sLayout = kernel.LayoutOf[%s](%q)\n", name, name, name, name, s.cnames)
 }
 
-func (f *field) comment() string {
+func (f *field) comment(all []string) string {
 	text := f.shape.ctype
+	for _, name := range slices.Sorted(maps.Keys(f.renamed)) {
+		text += fmt.Sprintf("; %s on %s", name, summary(f.renamed[name], all))
+	}
 	if f.missing != nil {
-		text += "; not on " + strings.Join(f.missing, ", ")
+		text += "; not on " + summary(f.missing, all)
 	}
 	return text
 }

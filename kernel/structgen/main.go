@@ -10,10 +10,15 @@
 //
 // The type of each Go field is chosen so that it fits on all kernels whose type
 // information is given; a member that some of them lack becomes optional, with a
-// comment that names them. Where a member lies is not written down: that is looked
+// comment that names them, or the begin of their names, and one that says which have it
+// under another name. Where a member lies is not written down: that is looked
 // up in each guest at run time. In a Go file:
 //
 //	//go:generate go run github.com/ovmigrate/ovmigrate/kernel/structgen -btf DIR -o structs.go structs.list
+//
+// DIR is a directory of BTF files, such as kernels have in /sys/kernel/btf/vmlinux, or
+// the corpus of Debian's kernels that is part of this module's source,
+// kernel/testdata/btf/corpus.tar.zst. It knows only structures that this module reads.
 package main
 
 import (
@@ -37,7 +42,7 @@ func main() {
 func run(args []string, stderr io.Writer) error {
 	fs := flag.NewFlagSet("structgen", flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	btf := fs.String("btf", "/sys/kernel/btf/vmlinux", "BTF `file`, or a directory of them; .zst is decompressed")
+	btf := fs.String("btf", "/sys/kernel/btf/vmlinux", "BTF `file`, a directory of them, or a corpus (.tar.zst)")
 	out := fs.String("o", "", "Go `file` to write (default: standard output)")
 	pkg := fs.String("package", os.Getenv("GOPACKAGE"), "`name` of its package")
 	fs.Usage = func() {

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
 	"github.com/stretchr/testify/require"
+
+	"github.com/ovmigrate/ovmigrate/internal/btfcorpus"
 )
 
 var (
@@ -84,7 +87,7 @@ import "github.com/ovmigrate/ovmigrate/kernel"
 // Thing holds members of the C structure thing.
 type Thing struct {
 	Addr      kernel.Addr ` + "`k:\"&\"`" + `             // of the structure
-	State     uint64      ` + "`k:\"__state|state\"`" + ` // unsigned long
+	State     uint64      ` + "`k:\"__state|state\"`" + ` // unsigned long; state on 5.10
 	Name      [16]byte    ` + "`k:\"name\"`" + `          // char[16]
 	On        int32       ` + "`k:\"on\"`" + `            // int
 	Inner     kernel.Addr ` + "`k:\"&inner\"`" + `        // struct inner
@@ -133,5 +136,117 @@ func TestGoName(t *testing.T) {
 		"pid": "Pid", "__state|state": "State", "s_type.name": "STypeName", "numbers[1].nr": "Numbers1Nr", "_": "X", "9p": "X9p",
 	} {
 		require.Equal(t, want, goName(c))
+	}
+}
+
+// corpusFile is the type information of 24 kernels.
+const corpusFile = "../testdata/btf/corpus.tar.zst"
+
+// Of members and structures that not all kernels have, what is found for each kernel is
+// what another reader of BTF finds there.
+func TestCorpus(t *testing.T) {
+	list := `
+task_struct               pid comm __state|state frozen blocker in_iowait se.exec_start thread_info.cpu|cpu start_boottime|real_start_time
+mm_struct                 mmap mm_mt rss_stat.count[0].counter|rss_stat[0].count
+file_lock_core|file_lock  c.flc_flags|flc_flags|fl_flags
+maple_node                parent
+`
+	structs, err := parseList(strings.NewReader(list), "list")
+	require.NoError(t, err)
+	kernels, err := readKernels(corpusFile)
+	require.NoError(t, err)
+	corpus, err := btfcorpus.Load(corpusFile)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(corpus), 24)
+	require.Len(t, kernels, len(corpus))
+	missing := 0
+	for _, w := range structs {
+		s, err := resolve(w, kernels)
+		require.NoError(t, err)
+		for _, k := range corpus {
+			spec, err := btf.LoadSpecFromReader(bytes.NewReader(k.BTF))
+			require.NoError(t, err)
+			c := structOf(spec, w.cnames)
+			require.Equal(t, c == nil, slices.Contains(s.missing, k.Name()), "%s on %s", w.cnames, k.Name())
+			if c == nil {
+				missing++
+				continue
+			}
+			for _, f := range s.fields {
+				name := firstOf(c, f.member)
+				require.Equal(t, name == "", slices.Contains(f.missing, k.Name()), "%s.%s on %s", c.Name, f.member, k.Name())
+				if name == "" {
+					missing++
+					continue
+				}
+				first, _, _ := strings.Cut(f.member, "|")
+				require.Equal(t, name != first, slices.Contains(f.renamed[name], k.Name()), "%s.%s on %s", c.Name, f.member, k.Name())
+			}
+		}
+	}
+	require.Greater(t, missing, 24, "things that some kernels lack")
+}
+
+func structOf(spec *btf.Spec, cnames string) (c *btf.Struct) {
+	for name := range strings.SplitSeq(cnames, "|") {
+		if spec.TypeByName(name, &c) == nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// firstOf returns the first of a member's names that c has.
+func firstOf(c *btf.Struct, member string) string {
+	for name := range strings.SplitSeq(member, "|") {
+		var t btf.Type = c
+		for part := range strings.SplitSeq(strings.ReplaceAll(name, "[0]", ".[0]"), ".") {
+			if t = memberOf(t, part); t == nil {
+				break
+			}
+		}
+		if t != nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// memberOf looks in structures without a name, too.
+func memberOf(t btf.Type, name string) btf.Type {
+	var members []btf.Member
+	switch u := btf.UnderlyingType(t).(type) {
+	case *btf.Array:
+		if name == "[0]" {
+			return u.Type
+		}
+	case *btf.Struct:
+		members = u.Members
+	case *btf.Union:
+		members = u.Members
+	}
+	for _, m := range members {
+		if m.Name == name {
+			return m.Type
+		}
+		if m.Name == "" {
+			if found := memberOf(m.Type, name); found != nil {
+				return found
+			}
+		}
+	}
+	return nil
+}
+
+func TestSummary(t *testing.T) {
+	all := []string{"old-cloud-amd64", "old-cloud-arm64", "new-cloud-amd64", "new-rt-amd64", "new-rt-arm64", "newer-rt-arm64"}
+	for some, want := range map[string]string{
+		"old-cloud-amd64":                             "old-cloud-amd64",
+		"old-cloud-amd64 old-cloud-arm64":             "old",
+		"new-rt-amd64 new-rt-arm64":                   "new-rt",
+		"old-cloud-amd64 new-rt-amd64 newer-rt-arm64": "old-cloud-amd64, new-rt-amd64, newer",
+		strings.Join(all, " "):                        "old, new, newer",
+	} {
+		require.Equal(t, want, summary(strings.Fields(some), all))
 	}
 }

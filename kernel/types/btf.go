@@ -114,6 +114,7 @@ func (b *BTF) head(id uint32) (btfHeader, []byte) {
 
 // index finds where each type starts and hashes the names that can be asked for.
 func (b *BTF) index() error {
+	le := binary.LittleEndian
 	b.offsets = make([]uint32, 0, len(b.types)/20+1)
 	if b.base == nil {
 		b.offsets = append(b.offsets, 0)
@@ -124,21 +125,40 @@ func (b *BTF) index() error {
 			return fmt.Errorf("%w: BTF type %d", ErrCorrupt, b.count())
 		}
 		id := b.count()
-		h := b.header(uint32(off))
+		// Half of what opening a guest takes: no more of the header is decoded than
+		// is needed.
+		head := le.Uint64(b.types[off:])
+		name, kind, vlen := uint32(head), head>>56&0x1f, int(head>>32&0xffff)
 		b.offsets = append(b.offsets, uint32(off))
-		switch h.kind {
-		case btfStruct, btfUnion, btfEnum, btfEnum64, btfTypedef, btfDatasec:
-			if h.name != 0 {
-				b.names.add(b.hashAt(h.name), id)
-			}
+		if btfKinds[kind].named && name != 0 {
+			b.names.add(b.hashAt(name), id)
 		}
-		size, ok := h.extra()
-		if !ok || size > len(b.types)-off-12 {
-			return fmt.Errorf("%w: BTF type %d of kind %d", ErrCorrupt, id, h.kind)
+		size := int(btfKinds[kind].fixed) + vlen*int(btfKinds[kind].each)
+		if !btfKinds[kind].known || size > len(b.types)-off-12 {
+			return fmt.Errorf("%w: BTF type %d of kind %d", ErrCorrupt, id, kind)
 		}
 		off += 12 + size
 	}
 	return nil
+}
+
+// btfKinds says for each kind how many bytes follow the header, in all and for each
+// of its members, and whether its name can be asked for.
+var btfKinds = [32]struct {
+	known, named bool
+	fixed, each  uint8
+}{
+	btfPtr: {known: true}, btfFwd: {known: true}, btfVolatile: {known: true}, btfConst: {known: true},
+	btfRestrict: {known: true}, btfFunc: {known: true}, btfFloat: {known: true}, btfTypeTag: {known: true},
+	btfTypedef: {known: true, named: true},
+	btfInt:     {known: true, fixed: 4}, btfVar: {known: true, fixed: 4}, btfDeclTag: {known: true, fixed: 4},
+	btfArray:     {known: true, fixed: 12},
+	btfStruct:    {known: true, named: true, each: 12},
+	btfUnion:     {known: true, named: true, each: 12},
+	btfDatasec:   {known: true, named: true, each: 12},
+	btfEnum64:    {known: true, named: true, each: 12},
+	btfEnum:      {known: true, named: true, each: 8},
+	btfFuncProto: {known: true, each: 8},
 }
 
 type btfHeader struct {
@@ -157,23 +177,6 @@ func (b *BTF) header(off uint32) btfHeader {
 		name: le.Uint32(p), kind: uint8(info >> 24 & 0x1f), kindFlag: info>>31 != 0,
 		vlen: int(info & 0xffff), sizeType: le.Uint32(p[8:]),
 	}
-}
-
-// extra returns the number of bytes that follow the type's header.
-func (h btfHeader) extra() (int, bool) {
-	switch h.kind {
-	case btfPtr, btfFwd, btfTypedef, btfVolatile, btfConst, btfRestrict, btfFunc, btfFloat, btfTypeTag:
-		return 0, true
-	case btfInt, btfVar, btfDeclTag:
-		return 4, true
-	case btfArray:
-		return 12, true
-	case btfStruct, btfUnion, btfDatasec, btfEnum64:
-		return 12 * h.vlen, true
-	case btfEnum, btfFuncProto:
-		return 8 * h.vlen, true
-	}
-	return 0, false
 }
 
 // text returns the strings from off on; the first ends at a zero byte. It is nil if

@@ -71,8 +71,6 @@ func (b *BTF) decode(id uint32) (*Type, error) {
 		t.Kind = FuncProto
 	case btfFloat:
 		t.Kind, t.Size = Float, int(h.sizeType)
-	case btfVar:
-		return b.byID(h.sizeType)
 	case btfDatasec:
 		t.Kind, t.Size = Datasec, int(h.sizeType)
 	default:
@@ -81,6 +79,7 @@ func (b *BTF) decode(id uint32) (*Type, error) {
 	return t, nil
 }
 
+// skipModifiers returns the type behind const, volatile and such, and that of a variable.
 func (b *BTF) skipModifiers(id uint32) (uint32, error) {
 	for range 32 {
 		if id >= b.count() {
@@ -91,7 +90,7 @@ func (b *BTF) skipModifiers(id uint32) (uint32, error) {
 		}
 		h, _ := b.head(id)
 		switch h.kind {
-		case btfConst, btfVolatile, btfRestrict, btfTypeTag:
+		case btfConst, btfVolatile, btfRestrict, btfTypeTag, btfVar:
 			id = h.sizeType
 		default:
 			return id, nil

@@ -46,6 +46,7 @@ func Write(ctx context.Context, path string, mem vmi.Memory, o *vmi.DumpOptions)
 			if len(w.loads) == 0 {
 				return errors.New("the source has no memory that could be written")
 			}
+			w.alias(o.Image)
 			if len(w.loads) <= room {
 				return w.finish(machine, notes)
 			}
@@ -94,6 +95,18 @@ func (w *writer) piece(p copyout.Piece) error {
 	}
 	w.pos += p.Len()
 	return nil
+}
+
+// alias adds a segment of bytes that are in the file already, for their address.
+func (w *writer) alias(m vmi.Mapping) {
+	for _, l := range w.loads {
+		at := uint64(m.Phys) - l.Paddr
+		if m.Len > 0 && uint64(m.Phys) >= l.Paddr && at <= l.Filesz && m.Len <= l.Filesz-at {
+			l.Off, l.Vaddr, l.Paddr, l.Filesz, l.Memsz = l.Off+at, m.Virt, uint64(m.Phys), m.Len, m.Len
+			w.loads = append(w.loads, l)
+			return
+		}
+	}
 }
 
 // finish writes the headers.
