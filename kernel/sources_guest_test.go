@@ -127,7 +127,7 @@ func qemuDump(format string, paging bool) func(t *testing.T, vm *testvm.VM, dir 
 func written(write func(context.Context, string, vmi.Memory, *vmi.DumpOptions) error) func(t *testing.T, vm *testvm.VM, dir string) string {
 	return func(t *testing.T, vm *testvm.VM, dir string) string {
 		t.Helper()
-		mem, err := vmi.Open(t.Context(), vm.RAMTarget(), nil)
+		mem, err := vmi.Open(t.Context(), inRAM(vm, vm.RAMPath()), nil)
 		require.NoError(t, err)
 		defer mem.Close()
 		k, err := kernel.Open(t.Context(), mem, nil)
