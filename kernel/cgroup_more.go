@@ -98,14 +98,7 @@ type hugetlbCgroup struct {
 	Rsvd     Addr `k:"&rsvd_hugepage"` // since 5.7
 }
 
-type hstate struct {
-	Order uint32 `k:"order"`
-}
-
-var (
-	hugetlbCgroupLayout = LayoutOf[hugetlbCgroup]("hugetlb_cgroup")
-	hstateLayout        = LayoutOf[hstate]("hstate")
-)
+var hugetlbCgroupLayout = LayoutOf[hugetlbCgroup]("hugetlb_cgroup")
 
 // Hugetlb returns the settings of the hugetlb controller by size of page, nil if it
 // does not handle the group. Source: mm/hugetlb_cgroup.c:hugetlb_cgroup_read_u64_max.
@@ -119,11 +112,7 @@ func (c *Cgroup) Hugetlb() ([]HugetlbLimits, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := k.symbolU32("hugetlb_max_hstate")
-	if err != nil {
-		return nil, err
-	}
-	states, err := k.Symbol("hstates")
+	sizes, err := k.hugePageSizes()
 	if err != nil {
 		return nil, err
 	}
@@ -135,17 +124,14 @@ func (c *Cgroup) Hugetlb() ([]HugetlbLimits, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n > 8 { // HUGE_MAX_HSTATE is 2 on x86-64
-		return nil, corrupt(states, "hstates", "%d sizes of page", n)
-	}
 	var all []HugetlbLimits
-	for i := range int(n) {
-		s, err := hstateLayout.Load(k, states.Add(i*size))
+	for i := range sizes.n {
+		s, err := hstateLayout.Load(k, sizes.base.Add(i*size))
 		if err != nil {
 			return nil, err
 		}
 		if s.Order > 40 {
-			return nil, corrupt(states, "hstates", "order %d", s.Order)
+			return nil, corrupt(sizes.base, "hstates", "order %d", s.Order)
 		}
 		used, err := pageCounterLayout.Load(k, h.Hugepage.Add(i*counter))
 		if err != nil {

@@ -34,9 +34,12 @@ type zoo struct {
 	vm   *testvm.VM
 	k    *kernel.Kernel
 	pids map[string]kernel.PID // by function of zoo.py
+	gdb  string                // socket of a server that can stop it anywhere
 
 	differ   areas // what environment has found
 	compared int   // processes
+
+	sched *schedView // nil until it is asked for
 }
 
 func eachZoo(t *testing.T, test func(t *testing.T, z *zoo)) {

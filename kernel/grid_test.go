@@ -96,11 +96,15 @@ func (g *grid) compareDocs(t *testing.T) {
 		return
 	}
 	for cell, mark := range g.cells {
+		if was.cells[cell] == "" { // not run before: a new row takes no run of all machines
+			t.Logf("%s on %s is not in %s: it is %s; -update writes it", cell[1], cell[0], supportDoc, mark)
+			continue
+		}
 		assert.Equal(t, was.cells[cell], mark, "%s on %s is not as in %s; -update writes it", cell[1], cell[0], supportDoc)
 	}
 	for name, release := range g.releases {
 		switch {
-		case series(was.releases[name]) == series(release):
+		case was.releases[name] == "" || series(was.releases[name]) == series(release):
 		case strings.HasPrefix(name, "sid-"): // moves on all the time
 			t.Logf("%s is %s now, in %s %s", name, release, supportDoc, was.releases[name])
 		default:
@@ -156,7 +160,9 @@ func (g *grid) parse(text string) {
 			g.releases[f[0]] = f[1]
 		default:
 			for i := 1; i < min(len(f), len(heads)); i++ {
-				g.cells[[2]string{heads[i], f[0]}] = f[i]
+				if f[i] != "" {
+					g.cells[[2]string{heads[i], f[0]}] = f[i]
+				}
 			}
 		}
 	}

@@ -175,7 +175,7 @@ func (n *Net) RawSockets() iter.Seq2[*Socket, error] {
 // Errors as of Sockets. Source: net/ipv4/ping.c:ping_get_first.
 func (n *Net) PingSockets() iter.Seq2[*Socket, error] {
 	return n.walk(func() ([]sockTable, error) {
-		a, err := n.k.Symbol("ping_table")
+		a, err := n.k.pingTable()
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,9 @@
 package kernel
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 type clocksource struct {
 	Mult  uint32 `k:"mult"`
@@ -13,7 +16,7 @@ var clocksourceLayout = LayoutOf[clocksource]("clocksource")
 // the clock source that counts jiffies says how long one is. Source:
 // kernel/time/jiffies.c:clocksource_jiffies.
 func (k *Kernel) tick() (time.Duration, error) {
-	a, err := k.Symbol("clocksource_jiffies")
+	a, err := k.jiffiesClock()
 	if err != nil {
 		return 0, err
 	}
@@ -31,6 +34,47 @@ func (k *Kernel) tick() (time.Duration, error) {
 		return 0, corrupt(a, "clocksource_jiffies", "%v a jiffy", ns)
 	}
 	return time.Second / hz, nil
+}
+
+// jiffiesClock returns the address of the clock source that counts jiffies. A kernel
+// without symbols of variables has it in one list with the clock source in use.
+func (k *Kernel) jiffiesClock() (Addr, error) {
+	a, missing := k.Symbol("clocksource_jiffies")
+	if missing == nil {
+		return a, nil
+	}
+	tk, err := k.timekeeperAddr()
+	if err != nil {
+		return 0, err
+	}
+	var at struct{ clock, list, name int }
+	for _, m := range []struct {
+		cname, path string
+		off         *int
+	}{{"timekeeper", "tkr_mono.clock", &at.clock}, {"clocksource", "list", &at.list}, {"clocksource", "name", &at.name}} {
+		if *m.off, err = k.offsetOf(m.cname, m.path); err != nil {
+			return 0, err
+		}
+	}
+	used, err := k.ReadAddr(tk.Add(at.clock))
+	if err != nil {
+		return 0, err
+	}
+	// The walk begins in the middle of the list: its head is no clock source, and
+	// what would be its name leads nowhere or to another one.
+	for node, err := range k.List(used.Add(at.list)) {
+		if err != nil {
+			return 0, fmt.Errorf("clock sources: %w", err)
+		}
+		name, err := k.ReadAddr(node.Add(at.name - at.list))
+		if err != nil {
+			continue
+		}
+		if s, err := k.CString(name, len("jiffies")+1); err == nil && s == "jiffies" {
+			return node.Add(-at.list), nil
+		}
+	}
+	return 0, missing
 }
 
 // maxJiffies is MAX_SCHEDULE_TIMEOUT: no limit.

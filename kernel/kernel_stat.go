@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"math"
 	"time"
 )
@@ -53,7 +54,7 @@ func (k *Kernel) CPUTimes(cpu int) (CPUTimes, error) {
 // addIdle replaces idle times by those of a kernel that stops its tick when idle and
 // measures them then. Source: kernel/time/tick-sched.c:get_cpu_sleep_time_us.
 func (k *Kernel) addIdle(c *CPUTimes, cpu int) error {
-	a, err := k.PerCPU("tick_cpu_sched", cpu)
+	a, err := k.tickSched(cpu)
 	if err != nil {
 		return nil //nolint:nilerr // a kernel that always ticks
 	}
@@ -76,7 +77,7 @@ func (k *Kernel) addIdle(c *CPUTimes, cpu int) error {
 	if err != nil {
 		return err
 	}
-	rq, err := k.PerCPU("runqueues", cpu)
+	rq, err := k.runQueueAddr(cpu)
 	if err != nil {
 		return err
 	}
@@ -128,11 +129,9 @@ func (k *Kernel) LoadAvg() (l LoadAvg, err error) {
 		}
 		l.Runnable += int(r.NrRunning)
 	}
-	threads, err := k.symbolU32("nr_threads")
-	if err != nil {
+	if l.Threads, err = k.threadCount(); err != nil {
 		return l, err
 	}
-	l.Threads = int(min(threads, math.MaxInt32))
 	ns, err := k.Symbol("init_pid_ns")
 	if err != nil {
 		return l, err
@@ -144,6 +143,27 @@ func (k *Kernel) LoadAvg() (l LoadAvg, err error) {
 	next, err := k.ReadU32(ns.Add(off))
 	l.LastPID = PID(next) - 1
 	return l, err
+}
+
+// threadCount returns the kernel's count of threads; they are counted if there is no
+// symbol of it. Source: kernel/fork.c:nr_threads.
+func (k *Kernel) threadCount() (n int, err error) {
+	threads, err := k.symbolU32("nr_threads")
+	if !errors.Is(err, ErrNoSymbol) {
+		return int(min(threads, math.MaxInt32)), err
+	}
+	for t, err := range k.Tasks() {
+		if err != nil {
+			return n, err
+		}
+		for _, err := range t.Threads() {
+			if err != nil {
+				return n, err
+			}
+			n++
+		}
+	}
+	return n, nil
 }
 
 // symbolU32 returns a global variable of 32 bits.
@@ -164,7 +184,9 @@ type KernelStat struct {
 }
 
 // KernelStat returns what the kernel counts for the whole machine. Uptime is as of
-// the last update of the clock: see Clocks. Source: fs/proc/stat.c:show_stat.
+// the last update of the clock: see Clocks. The number of forks has no symbol in a
+// kernel that has none of variables: the error then wraps ErrNoSymbol, and the rest is
+// returned with it. Source: fs/proc/stat.c:show_stat.
 func (k *Kernel) KernelStat() (s KernelStat, err error) {
 	for r, err := range k.RunQueues() {
 		if err != nil {
@@ -172,15 +194,16 @@ func (k *Kernel) KernelStat() (s KernelStat, err error) {
 		}
 		s.ContextSwitches += r.NrSwitches
 	}
+	c, err := k.Clocks()
+	if err != nil {
+		return s, err
+	}
+	s.BootTime = time.Unix(0, int64(c.Real-c.Boot))
+	s.Uptime = c.Monotonic + c.Boot
 	forks, err := k.Symbol("total_forks")
 	if err != nil {
 		return s, err
 	}
-	if s.Forks, err = k.ReadU64(forks); err != nil {
-		return s, err
-	}
-	c, err := k.Clocks()
-	s.BootTime = time.Unix(0, int64(c.Real-c.Boot))
-	s.Uptime = c.Monotonic + c.Boot
+	s.Forks, err = k.ReadU64(forks)
 	return s, err
 }

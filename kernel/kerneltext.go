@@ -145,7 +145,7 @@ func (c *kernelCode) moduleAt(a Addr) (*moduleText, error) {
 
 func (c *kernelCode) listModules() error {
 	k := c.k
-	if _, err := k.Symbol("modules"); err != nil {
+	if _, err := k.moduleList(); err != nil {
 		return nil //nolint:nilerr // a kernel without loadable modules
 	}
 	c.mods = nil

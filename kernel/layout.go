@@ -286,6 +286,10 @@ type lazies struct {
 	offsets sync.Map // offsetKey -> int
 
 	timekeeper atomic.Value // Addr, of a kernel without its symbol
+	modules    atomic.Value // Addr, of a kernel without its symbol
+	tickSched  atomic.Value // Addr, per-CPU, of a kernel without its symbol
+	hugePages  atomic.Value // hstates, of a kernel without their symbol
+	pingTable  atomic.Value // Addr, of a kernel without its symbol
 
 	moduleSyms  sync.Map // moduleKey -> *symbols.Table
 	moduleTypes sync.Map // btfFields -> types.Source

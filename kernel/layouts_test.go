@@ -67,6 +67,7 @@ var allLayouts = map[string]checker{
 	"fpstateLayout":           fpstateLayout,
 	"freeAreaLayout":          freeAreaLayout,
 	"fsStructLayout":          fsStructLayout,
+	"fsTypeOwnerLayout":       fsTypeOwnerLayout,
 	"fsTypeLayout":            fsTypeLayout,
 	"groupInfoLayout":         groupInfoLayout,
 	"hrtimerBaseLayout":       hrtimerBaseLayout,

@@ -1,6 +1,8 @@
 package kernel_test
 
 import (
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,38 +14,49 @@ import (
 type feature struct {
 	name string
 	test func(t *testing.T, z *zoo)
+	// kernels are those that it is tested on if only a few are, nil for all of these.
+	kernels []string
 }
 
 // features are the rows of the matrix: each is run on every kernel, on a guest that
 // all of them share, in this order. They must leave nothing behind that matters to
 // those that follow. A feature that a kernel has not calls t.Skip, which says why.
 var features = []feature{
-	{"open", checkOpen},
-	{"tasks", environ("tasks")},
-	{"process tree", environ("process tree")},
-	{"credentials", environ("credentials")},
-	{"signals", environ("signals")},
-	{"timers", checkTimers},
-	{"paths", environ("paths")},
-	{"files", environ("files")},
-	{"maps", environ("maps")},
-	{"namespaces", environ("namespaces")},
-	{"mounts", environ("mounts")},
-	{"cgroups", environ("cgroups")},
-	{"seccomp", environ("seccomp")},
-	{"pipes", checkPipes},
-	{"terminals", checkTTYs},
-	{"sockets", checkSockets},
-	{"shared memory", checkShmem},
-	{"page cache", checkPageCache},
-	{"other", checkMoreOfTheZoo},
-	{"modules and log", checkModules},
-	{"socket tables", network("namespaces", "tables")},
-	{"socket queues", network("options", "queues", "peers", "TCP")},
-	{"network devices", network("devices", "routes")},
-	{"slab caches", checkSlabs},
-	{"memory zones", checkZones},
-	{"ipc objects", checkIPC},
+	{name: "open", test: checkOpen},
+	{name: "tasks", test: environ("tasks")},
+	{name: "process tree", test: environ("process tree")},
+	{name: "credentials", test: environ("credentials")},
+	{name: "signals", test: environ("signals")},
+	{name: "timers", test: checkTimers},
+	{name: "paths", test: environ("paths")},
+	{name: "files", test: environ("files")},
+	{name: "maps", test: environ("maps")},
+	{name: "namespaces", test: environ("namespaces")},
+	{name: "mounts", test: environ("mounts")},
+	{name: "cgroups", test: environ("cgroups")},
+	{name: "seccomp", test: environ("seccomp")},
+	{name: "pipes", test: checkPipes},
+	{name: "terminals", test: checkTTYs},
+	{name: "sockets", test: checkSockets},
+	{name: "shared memory", test: checkShmem},
+	{name: "page cache", test: checkPageCache},
+	{name: "other", test: checkMoreOfTheZoo},
+	{name: "modules and log", test: checkModules},
+	{name: "socket tables", test: network("namespaces", "tables")},
+	{name: "socket queues", test: network("options", "queues", "peers", "TCP")},
+	{name: "network devices", test: network("devices", "routes")},
+	{name: "slab caches", test: checkSlabs},
+	{name: "memory zones", test: checkZones},
+	{name: "ipc objects", test: checkIPC},
+	// The rest keeps the guest's processor busy from here on.
+	{"scheduling", scheduled("scheduling"), schedKernels},
+	{"run queues", scheduled("run queues"), schedKernels},
+	{"stacks", scheduled("stacks"), schedKernels},
+	{"mount options", scheduled("mount options"), schedKernels},
+	{"cgroup settings", scheduled("cgroup settings"), schedKernels},
+	{"namespace list", scheduled("namespace list"), schedKernels},
+	{"containers", scheduled("containers"), schedKernels},
+	{"stack of a processor", checkCPUStack, []string{"trixie-cloud"}},
 }
 
 // machine is a column of the matrix.
@@ -89,15 +102,20 @@ func TestMatrix(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // as many guests at once as there are processors
 			defer m.fill(c.name, t)
+			gdb := filepath.Join(t.TempDir(), "gdb")
+			c.config.QEMUArgs = []string{"-gdb", "unix:" + gdb + ",server=on,wait=off"}
 			z := startZoo(t, testvm.Start(t, c.config))
+			z.gdb = gdb
 			m.booted(c.name, z.k.Release())
 			for _, f := range features {
+				if f.kernels != nil && !slices.Contains(f.kernels, c.config.Kernel) && !testvm.AllKernels() {
+					continue
+				}
 				t.Run(f.name, func(t *testing.T) {
 					defer m.set(c.name, f.name, t)
 					f.test(t, z)
 				})
 			}
-			t.Run("kernel stacks", func(t *testing.T) { checkKernelStacks(t, z) })
 			z.vm.CheckKernel(t)
 		})
 	}

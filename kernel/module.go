@@ -89,7 +89,7 @@ func (s ModuleState) String() string {
 // kernel/module/procfs.c:m_show (kernel/module.c before 5.19).
 func (k *Kernel) Modules() iter.Seq2[*Module, error] {
 	return func(yield func(*Module, error) bool) {
-		head, err := k.Symbol("modules")
+		head, err := k.moduleList()
 		if err != nil {
 			yield(nil, err)
 			return

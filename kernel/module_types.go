@@ -29,7 +29,7 @@ const maxModuleBTF = 64 << 20
 // name is looked for in the module first. They are the kernel's own copy of the
 // module's BTF, which it has adapted to its own types if the module was built
 // against others (.BTF.base, 6.11 and newer). Errors: ErrNoModule; ErrNoType if the
-// kernel has no BTF of it, as before 5.11. Source: kernel/bpf/btf.c:btf_modules.
+// kernel has no BTF of it, as before 5.11, or no symbol of the list. Source: kernel/bpf/btf.c:btf_modules.
 func (k *Kernel) ModuleTypes(name string) (types.Source, error) {
 	m, err := k.Module(name)
 	if err != nil {

@@ -37,10 +37,7 @@ var runQueueLayout = LayoutOf[runQueueFields]("rq")
 // RunQueue returns the run queue of a CPU. Errors: ErrNoSymbol for a CPU that is not
 // there, *PathError. Source: kernel/sched/sched.h:cpu_rq.
 func (k *Kernel) RunQueue(cpu int) (*RunQueue, error) {
-	a, err := k.PerCPU("runqueues", cpu)
-	if errors.Is(err, ErrNoSymbol) {
-		a, err = k.runQueueOfTask(cpu, err)
-	}
+	a, err := k.runQueueAddr(cpu)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +49,14 @@ func (k *Kernel) RunQueue(cpu int) (*RunQueue, error) {
 		return nil, corrupt(a, "rq", "current task %s, idle task %s", r.Curr, r.Idle)
 	}
 	return r, nil
+}
+
+func (k *Kernel) runQueueAddr(cpu int) (Addr, error) {
+	a, err := k.PerCPU("runqueues", cpu)
+	if errors.Is(err, ErrNoSymbol) {
+		return k.runQueueOfTask(cpu, err)
+	}
+	return a, err
 }
 
 // runQueueOfTask finds the run queue of a CPU by any task that last ran there, for arm64

@@ -92,7 +92,7 @@ func (w *queueWalk) entity(se Addr, q *cfsRQ, throttled bool, depth int) {
 // throttled walks the queues of the groups that may not run for now. Source:
 // kernel/sched/fair.c:throttle_cfs_rq.
 func (w *queueWalk) throttled() {
-	head, err := w.k.Symbol("task_groups")
+	head, err := w.k.taskGroups()
 	if err != nil || w.done || !cfsRQLayout.Has(w.k, "Throttled") || !taskGroupQueuesLayout.Has(w.k, "CFS") {
 		return // built without groups, or without limits
 	}
@@ -113,6 +113,28 @@ func (w *queueWalk) throttled() {
 			return
 		}
 	}
+}
+
+// taskGroups returns the head of the list of scheduling groups; that of the idle task
+// is the first of them. Source: kernel/sched/core.c:task_groups.
+func (k *Kernel) taskGroups() (Addr, error) {
+	a, missing := k.Symbol("task_groups")
+	if missing == nil {
+		return a, nil
+	}
+	swapper, err := k.Symbol("init_task")
+	if err != nil {
+		return 0, err
+	}
+	t, err := taskSchedLayout.Load(k, swapper)
+	if err != nil || t.Group == 0 {
+		return 0, missing
+	}
+	off, err := k.offsetOf("task_group", "list")
+	if err != nil {
+		return 0, err
+	}
+	return k.headOf(t.Group.Add(off), missing)
 }
 
 func (w *queueWalk) throttledGroup(tg Addr) error {

@@ -113,6 +113,10 @@ func vmFlagNames(k *kernel.Kernel, f kernel.VMFlags) []string {
 		name, ok := vmFlagMnemonics[bit]
 		switch {
 		case ok:
+		case bit == 11 && hasMember(k, "mm_struct", "mm_mt"):
+			name = "gu" // since 6.19
+		case bit == 11:
+			name = "dw" // until 5.15: between them there is neither
 		case bit >= 32 && bit < 36:
 			continue // the protection key
 		case bit == 37 && k.Types().HasFunc("shstk_alloc_thread_stack"):
@@ -125,6 +129,16 @@ func vmFlagNames(k *kernel.Kernel, f kernel.VMFlags) []string {
 		names = append(names, name)
 	}
 	return names
+}
+
+// hasMember says whether the kernel's structure has the member.
+func hasMember(k *kernel.Kernel, cname, member string) bool {
+	s, err := k.Types().Struct(cname)
+	if err != nil {
+		return false
+	}
+	_, err = s.Lookup(member)
+	return err == nil
 }
 
 func printMappings(a *app, all []mapping) error {

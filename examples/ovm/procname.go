@@ -21,10 +21,12 @@ func procName(t *kernel.Task) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Kernels before 5.17 have no more than the short name.
 	private, err := task.Field("worker_private")
+	if err != nil { // before 5.17
+		private, err = task.Field("set_child_tid")
+	}
 	if err != nil {
-		return t.Comm, nil
+		return "", err
 	}
 	a, err := private.Uint()
 	if err != nil || a == 0 {

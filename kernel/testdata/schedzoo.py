@@ -43,7 +43,7 @@ def nice_low(): os.nice(11)
 def nice_high(): os.nice(-7)
 def deadline():
     # struct sched_attr: size policy flags nice priority runtime deadline period
-    check(libc.syscall(314, 0, struct.pack("IIQiIQQQ", 48, 6, 0, 0, 0, 2000000, 50000000, 100000000), 0))
+    check(libc.syscall(314 if os.uname().machine == "x86_64" else 274, 0, struct.pack("IIQiIQQQ", 48, 6, 0, 0, 0, 2000000, 50000000, 100000000), 0))
 def spin_nice(): os.nice(19); return spin
 def spin_idle(): idle(); return spin
 def spin_group(): enter("zoo/deep/er", cpu=True); idle(); return spin

@@ -19,6 +19,17 @@ def link(path):
         return None
 
 
+def fdinfo(fd, path):
+    """The lines of fdinfo, with the inode, which kernels before 5.14 leave out."""
+    info = read(path)
+    if info is not None and "\nino:" not in info:
+        try:
+            info += "ino:\t%d\n" % os.stat(fd).st_ino
+        except OSError:
+            pass
+    return info
+
+
 def names(path):
     try:
         return os.listdir(path)
@@ -41,7 +52,7 @@ for pid in names("/proc"):
     p = "/proc/" + pid
     fds = {}
     for n in names(p + "/fd"):
-        fds[n] = {"link": link(p + "/fd/" + n), "info": read(p + "/fdinfo/" + n)}
+        fds[n] = {"link": link(p + "/fd/" + n), "info": fdinfo(p + "/fd/" + n, p + "/fdinfo/" + n)}
     threads = {}
     for tid in names(p + "/task"):
         t = p + "/task/" + tid
