@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -179,7 +180,7 @@ func (g *group) addOther(c *kernel.Cgroup) error {
 	for _, l := range h {
 		g.Hugetlb = append(g.Hugetlb, groupHugetlb{l.PageSize, l.Current, limitOf(l.Max)})
 	}
-	if g.IOWeight, err = c.IOWeight(); err != nil {
+	if g.IOWeight, err = c.IOWeight(); err != nil && !errors.Is(err, kernel.ErrNoSymbol) {
 		return err
 	}
 	state, err := c.FreezerState()
