@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
@@ -47,6 +48,20 @@ func readBack(t *testing.T, r *record) *story {
 	s, err := readStory(bytes.NewReader(b))
 	require.NoError(t, err)
 	return s
+}
+
+// A journal is an order to write into a guest: it must be from nobody else.
+func TestJournalNotTrusted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x"+journalSuffix)
+	require.NoError(t, os.WriteFile(path, []byte(journalMagic+"\n"), 0o600))
+	for _, damage := range []func() error{
+		func() error { return os.Chmod(path, 0o622) },
+		func() error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)) },
+	} {
+		require.NoError(t, damage())
+		_, err := pending(nil, path)
+		require.ErrorContains(t, err, "not trusted")
+	}
 }
 
 // Whichever write is the last that is made: memory is as before or as planned, or the

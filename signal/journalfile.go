@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
@@ -50,6 +53,20 @@ type story struct {
 	marks []mark
 	work  bool // send_signal_work was put in flight
 	kicks bool // an NMI may have come that was kept silent
+}
+
+// trusted refuses a journal that somebody else may have written: what it says goes into
+// the memory of a guest.
+func trusted(f *os.File) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	owner, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || !st.Mode().IsRegular() || int(owner.Uid) != os.Geteuid() || st.Mode().Perm()&0o022 != 0 {
+		return errors.New("not trusted: others than this user may have written it")
+	}
+	return nil
 }
 
 // readStory reads a journal. What its program was writing when it was killed is cut

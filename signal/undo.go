@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
@@ -78,6 +80,7 @@ var ErrChanged = errors.New("the guest has changed what an interrupted transacti
 // as the journals in dir say, those first that must be undone first. Operations of
 // programs that are alive are not among them, nor are those of which nothing is left.
 // dir need not exist.
+// A file in dir that others than this user can write to is an error.
 func Pending(k *kernel.Kernel, dir string) ([]*Unfinished, error) {
 	id, err := identify(k)
 	if err != nil {
@@ -119,11 +122,14 @@ func escapeGlob(path string) string {
 
 // pending reads one journal, and removes it if there is nothing to be undone.
 func pending(k *kernel.Kernel, path string) (*Unfinished, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if err := trusted(f); err != nil {
+		return nil, err
+	}
 	if err := lockFile(f); err != nil {
 		return nil, err
 	}
