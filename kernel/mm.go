@@ -36,8 +36,13 @@ type mmFields struct {
 	VDSOImage  Addr     `k:"context.vdso_image,opt"` // x86-64
 	ExeFile    Addr     `k:"exe_file"`
 	AuxvAddr   Addr     `k:"&saved_auxv"`
-	RSSAddr    Addr     `k:"&rss_stat"`
-	Users      int32    `k:"mm_users.counter"`
+	// Resident pages: atomic counters, since 6.2 sums that each processor adds to now
+	// and then, so that they may be below zero.
+	FileRSS  int64 `k:"rss_stat.count[0].counter|rss_stat[0].count"`
+	AnonRSS  int64 `k:"rss_stat.count[1].counter|rss_stat[1].count"`
+	ShmemRSS int64 `k:"rss_stat.count[3].counter|rss_stat[3].count"`
+
+	Users int32 `k:"mm_users.counter"`
 	// Membarrier registrations, MEMBARRIER_STATE_*.
 	Membarrier uint32 `k:"membarrier_state.counter,opt"`
 	MTree      Addr   `k:"&mm_mt,opt"`
@@ -70,6 +75,10 @@ func (k *Kernel) MMAt(a Addr) (*MM, error) {
 	m.tables.Upper = false
 	return m, nil
 }
+
+// RSS returns the number of resident pages as /proc/PID/stat shows it. Source:
+// include/linux/mm.h:get_mm_rss.
+func (m *MM) RSS() int64 { return max(m.FileRSS, 0) + max(m.AnonRSS, 0) + max(m.ShmemRSS, 0) }
 
 // Kernel returns the kernel that m was read from.
 func (m *MM) Kernel() *Kernel { return m.k }

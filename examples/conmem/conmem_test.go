@@ -4,9 +4,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/ovmigrate/ovmigrate/internal/btfcorpus"
-	"github.com/ovmigrate/ovmigrate/kernel/types"
 )
 
 func TestSize(t *testing.T) {
@@ -20,14 +17,4 @@ func TestSize(t *testing.T) {
 func TestShortID(t *testing.T) {
 	require.Equal(t, "0123456789ab", shortID("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"))
 	require.Equal(t, `"web\x1b"`, shortID("web\x1b"))
-}
-
-func TestCorpus(t *testing.T) {
-	all, err := btfcorpus.Load("../../kernel/testdata/btf/corpus.tar.zst")
-	require.NoError(t, err)
-	for _, k := range all {
-		src, err := types.ParseBTF(k.BTF)
-		require.NoError(t, err)
-		require.NoError(t, rssLayout.Check(src), k.Name())
-	}
 }

@@ -79,13 +79,14 @@ func walkContainers(k *kernel.Kernel) ([]*container, error) {
 			continue
 		}
 		spaces[t.MMAddr] = true
-		n, err := rss(t)
+		mm, err := k.MMAt(t.MMAddr)
 		if err != nil {
 			if t.Refresh() != nil {
 				continue
 			}
 			return nil, fmt.Errorf("pid %d: %w", t.PID, err)
 		}
+		n := uint64(mm.RSS()) * vmi.PageSize
 		c.RSS += n
 		c.Top = append(c.Top, process{t.PID, t.Comm, n})
 	}
@@ -96,25 +97,6 @@ func walkContainers(k *kernel.Kernel) ([]*container, error) {
 		return cmp.Or(strings.Compare(a.Engine, b.Engine), strings.Compare(a.ID, b.ID))
 	})
 	return all, nil
-}
-
-// rssStat are the counters of resident pages, atomic ones up to 6.1, since then sums
-// that each processor adds to now and then. Source: include/linux/mm.h:get_mm_rss.
-type rssStat struct {
-	File  int64 `k:"rss_stat.count[0].counter|rss_stat[0].count"`
-	Anon  int64 `k:"rss_stat.count[1].counter|rss_stat[1].count"`
-	Shmem int64 `k:"rss_stat.count[3].counter|rss_stat[3].count"`
-}
-
-var rssLayout = kernel.LayoutOf[rssStat]("mm_struct")
-
-// rss returns the resident memory of a process in bytes.
-func rss(t *kernel.Task) (uint64, error) {
-	s, err := rssLayout.Load(t.Kernel(), t.MMAddr)
-	if err != nil {
-		return 0, err
-	}
-	return uint64(max(s.File, 0)+max(s.Anon, 0)+max(s.Shmem, 0)) * vmi.PageSize, nil
 }
 
 // addMemory finds the control group of the container that t is in, and what the memory

@@ -172,9 +172,7 @@ func readProcess(t *kernel.Task) (p process, err error) {
 	if err != nil {
 		return fail("memory", err)
 	}
-	if p.RSSPages, err = rss(mm); err != nil {
-		return fail("resident size", err)
-	}
+	p.RSSPages = mm.RSS()
 	// Arguments that are not in memory are left out.
 	args, err := mm.Cmdline()
 	if err != nil && !isAbsent(err) {
