@@ -61,11 +61,13 @@ func TestPeersReadOurs(t *testing.T) {
 			got := strings.Split(strings.TrimSpace(peer(t, "", "drgn", "-q", "-c", path, "-s", *vmlinuxFlag, script)), "\n")
 			require.ElementsMatch(t, lines, got, "drgn")
 			require.Contains(t, peer(t, "sys\nquit\n", "crash", "-s", *vmlinuxFlag, path), "RELEASE: "+release)
+			if strings.Contains(name, "zstd") {
+				return // Debian's makedumpfile is built without it
+			}
 			again := filepath.Join(dir, "again")
 			peer(t, "", "makedumpfile", "-c", "-d", "0", path, again)
 			requireSame(t, want, again)
 			require.NoError(t, os.Remove(again))
-			require.NoError(t, os.Remove(path))
 		})
 	}
 }
