@@ -77,6 +77,7 @@ const (
 	maxCgroupDepth   = 1 << 12
 	maxCgroupSubsys  = 64
 	maxHierarchies   = 1 << 12
+	maxCgroups       = 1 << 20 // 16 times the ids that memory groups can have
 	maxKernfsNameLen = 4096
 
 	cssOnline    = 1 << 1 // CSS_ONLINE

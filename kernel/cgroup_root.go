@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 )
 
 // CgroupHierarchy is one tree of control groups: the unified one of cgroup v2, or one
@@ -199,6 +200,42 @@ func (c *Cgroup) Children() iter.Seq2[*Cgroup, error] {
 			if !yield(g, err) {
 				return
 			}
+		}
+	}
+}
+
+// Subtree yields c and all groups below it that exist, each before those below it. What
+// cannot be read is yielded as its error, and the walk goes on beside it. In a guest
+// that is not paused, groups that are made or removed meanwhile may be missed. Source:
+// kernel/cgroup/cgroup.c:css_next_descendant_pre.
+func (c *Cgroup) Subtree() iter.Seq2[*Cgroup, error] {
+	return func(yield func(*Cgroup, error) bool) {
+		seen := map[Addr]bool{c.Addr: true}
+		for todo := []*Cgroup{c}; len(todo) > 0; {
+			g := todo[len(todo)-1]
+			todo = todo[:len(todo)-1]
+			if !yield(g, nil) {
+				return
+			}
+			first := len(todo)
+			for child, err := range g.Children() {
+				switch {
+				case err == nil && seen[child.Addr]:
+					err = corrupt(child.Addr, "cgroup", "is below more than one group")
+				case err == nil && len(seen) >= maxCgroups:
+					yield(nil, &PathError{Path: "cgroup", Addr: c.Addr, Err: ErrLimit})
+					return
+				}
+				if err != nil {
+					if !yield(nil, err) {
+						return
+					}
+					continue
+				}
+				seen[child.Addr] = true
+				todo = append(todo, child)
+			}
+			slices.Reverse(todo[first:])
 		}
 	}
 }

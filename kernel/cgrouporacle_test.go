@@ -40,19 +40,19 @@ func compareHierarchies(d differences, k *kernel.Kernel, dump, later *schedDump)
 		}
 		seen[at] = true
 		groups := map[string]bool{}
-		walkGroups(h.Root, func(g *kernel.Cgroup, err error) {
+		for g, err := range h.Root.Subtree() {
 			if err != nil {
 				d.add("%s: %v", at, err)
-				return
+				continue
 			}
 			path, err := g.Path()
 			if err != nil {
 				d.add("%s: %v", at, err)
-				return
+				continue
 			}
 			groups[latin1(path)] = true
 			compared += compareGroup(d, at, path, g, dump.Cgroups[at][latin1(path)], later.Cgroups[at][latin1(path)], h.IsV2())
-		})
+		}
 		for path := range dump.Cgroups[at] {
 			if !groups[path] {
 				d.add("%s: %s not found", at, path)
@@ -65,17 +65,6 @@ func compareHierarchies(d differences, k *kernel.Kernel, dump, later *schedDump)
 		}
 	}
 	return compared
-}
-
-func walkGroups(g *kernel.Cgroup, f func(*kernel.Cgroup, error)) {
-	f(g, nil)
-	for c, err := range g.Children() {
-		if err != nil {
-			f(nil, err)
-			return
-		}
-		walkGroups(c, f)
-	}
 }
 
 // compareGroup compares the files of one group that have not changed between two

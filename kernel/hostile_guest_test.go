@@ -165,7 +165,7 @@ func tourTask(t *kernel.Task) (calls, failed int) {
 		if !try(err) {
 			break
 		}
-		for g, err := range h.Root.Children() {
+		for g, err := range h.Root.Subtree() {
 			if try(err) {
 				_, err := groupFiles(g, true)
 				try(err)

@@ -97,7 +97,7 @@ func (k *Kernel) onlineNodes() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.bitmap(mask.Add(int(online)*size), 8*min(size, maxArray))
+	return k.bitmap(mask.Add(int(online)*size), 8*min(size, maxNodes/8))
 }
 
 // MemNodes yields the nodes of memory. Source: include/linux/mmzone.h:for_each_online_pgdat.
@@ -149,7 +149,7 @@ func (n *MemNode) Zones() iter.Seq2[*Zone, error] {
 			yield(nil, err)
 			return
 		}
-		count = min(count, maxArray)
+		count = min(count, maxZones)
 		for i := range count {
 			if !yield(n.k.zone(n.ZonesAddr.Add(i*size), int(n.ID), count)) {
 				return
@@ -210,7 +210,7 @@ func (z *Zone) freeAreas(visit func(freeArea) error) error {
 	if err != nil {
 		return err
 	}
-	for i := range min(orders, maxArray) {
+	for i := range min(orders, maxOrders) {
 		f, err := freeAreaLayout.Load(z.k, z.FreeArea.Add(i*size))
 		if err == nil {
 			err = visit(f)
@@ -230,11 +230,15 @@ func (z *Zone) FreeByType() ([][]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	free := make([][]uint64, min(types, maxArray))
+	free := make([][]uint64, min(types, maxMigrateTypes))
+	blocks := 0
 	err = z.freeAreas(func(f freeArea) error {
 		for i := range free {
 			var n uint64
 			for _, err := range z.k.List(f.Lists.Add(16 * i)) {
+				if blocks++; err == nil && blocks > maxWalk {
+					err = ErrLimit
+				}
 				if err != nil {
 					return err
 				}
@@ -268,5 +272,11 @@ func (k *Kernel) MigrateTypes() ([]string, error) {
 	return items, nil
 }
 
-// maxArray bounds arrays whose length the types say: of zones, orders, kinds of counters.
-const maxArray = 1024
+// Bounds of arrays whose lengths the types say, above what any kernel has.
+const (
+	maxNodes        = 1 << 10 // 1 << CONFIG_NODES_SHIFT
+	maxZones        = 16
+	maxOrders       = 64
+	maxMigrateTypes = 32
+	maxCounters     = 1024 // kinds of them
+)

@@ -59,6 +59,7 @@ func (k *Kernel) moduleOfFileSystem() (Addr, error) {
 	if err != nil {
 		return 0, err
 	}
+	seen := map[Addr]bool{}
 	for m, err := range k.Mounts(ns.Get("mnt").Addr) {
 		if err != nil {
 			return 0, err
@@ -67,8 +68,8 @@ func (k *Kernel) moduleOfFileSystem() (Addr, error) {
 		if err != nil {
 			return 0, err
 		}
-		next := sb.FSType
-		for n := 0; next != 0 && n < maxFSTypes; n++ {
+		for next := sb.FSType; next != 0 && !seen[next] && len(seen) < maxFSTypes; {
+			seen[next] = true
 			t, err := fsTypeOwnerLayout.Load(k, next)
 			if err != nil {
 				return 0, err

@@ -103,8 +103,13 @@ func (q *MQueue) Messages() iter.Seq2[*IPCMessage, error] {
 			}
 			lists = append(lists, n.Messages)
 		}
+		count := 0
 		for _, head := range slices.Backward(lists) {
 			for m, err := range q.k.messages(head) {
+				if count++; count > maxWalk {
+					yield(nil, &PathError{Path: "mqueue_inode_info", Addr: q.Inode.Addr, Err: ErrLimit})
+					return
+				}
 				if !yield(m, err) {
 					return
 				}

@@ -120,16 +120,7 @@ func (k *Kernel) slabCachesHead(off int) (Addr, error) {
 	if err != nil {
 		return 0, err
 	}
-	image := k.linear[1]
-	for node, err := range k.List(o.Cache.Addr.Add(off)) {
-		if err != nil {
-			return 0, err
-		}
-		if node >= image.start && node < image.end {
-			return node, nil
-		}
-	}
-	return 0, missing
+	return k.headOf(o.Cache.Addr.Add(off), missing)
 }
 
 // FlagNames returns the names of the flags that are set, as the kernel's source has them:
@@ -188,6 +179,7 @@ func (c *SlabCache) info() (s SlabInfo, err error) {
 		return s, err
 	}
 	var free uint64
+	slabs := 0
 	for _, n := range nodes {
 		a, err := c.node(n)
 		if err != nil {
@@ -204,6 +196,9 @@ func (c *SlabCache) info() (s SlabInfo, err error) {
 		s.Objects += uint64(node.TotalObjects)
 		s.Partial += node.NrPartial
 		for slab, err := range slabLayout.List(c.k, node.Partial, "slab_list") {
+			if slabs++; err == nil && slabs > maxWalk {
+				err = ErrLimit
+			}
 			if err != nil {
 				return s, fmt.Errorf("%s: %w", c.Name, err)
 			}

@@ -274,7 +274,7 @@ func (k *Kernel) enumItems(enum, end string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n < 0 || n > maxArray {
+	if n < 0 || n > maxCounters {
 		return nil, fmt.Errorf("%w: enum %s has %d items", ErrCorrupt, enum, n)
 	}
 	items := make([]string, n)

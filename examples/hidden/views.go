@@ -145,24 +145,21 @@ func readCgroups(k *kernel.Kernel, add add) error {
 			return err
 		}
 		if h.IsV2() { // which every thread is in, whatever is mounted
-			return readCgroup(h.Root, add)
+			return readBelow(h.Root, add)
 		}
 	}
 	return errors.New("there is no hierarchy of cgroup v2")
 }
 
-func readCgroup(c *kernel.Cgroup, add add) error {
-	for t, err := range c.Tasks() {
-		if !add(t, err) {
-			return nil
-		}
-	}
-	for child, err := range c.Children() {
+func readBelow(root *kernel.Cgroup, add add) error {
+	for c, err := range root.Subtree() {
 		if err != nil {
 			return err
 		}
-		if err := readCgroup(child, add); err != nil {
-			return err
+		for t, err := range c.Tasks() {
+			if !add(t, err) {
+				return nil
+			}
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ func (a *app) cgroupsCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					if err := addGroups(&all, h, h.Root); err != nil {
+					if err := addGroups(&all, h); err != nil {
 						return err
 					}
 				}
@@ -98,19 +98,16 @@ func limitOf(v uint64) *uint64 {
 	return &v
 }
 
-func addGroups(all *[]group, h *kernel.CgroupHierarchy, c *kernel.Cgroup) error {
-	g, err := readGroup(h, c)
-	if err != nil {
-		return err
-	}
-	*all = append(*all, g)
-	for child, err := range c.Children() {
+func addGroups(all *[]group, h *kernel.CgroupHierarchy) error {
+	for c, err := range h.Root.Subtree() {
 		if err != nil {
-			return fmt.Errorf("below %s: %w", g.Path, err)
-		}
-		if err := addGroups(all, h, child); err != nil {
 			return err
 		}
+		g, err := readGroup(h, c)
+		if err != nil {
+			return err
+		}
+		*all = append(*all, g)
 	}
 	return nil
 }
