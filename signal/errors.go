@@ -50,6 +50,7 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // ended the wait, it is the context's error too.
 type TimeoutError struct {
 	PID   kernel.PID
+	Set   string        // what the processes are, if more than one was acted upon
 	What  string        // what was waited for
 	After time.Duration // how long
 	State string        // what was seen last
@@ -58,7 +59,11 @@ type TimeoutError struct {
 }
 
 func (e *TimeoutError) Error() string {
-	s := fmt.Sprintf("pid %d: %s: no effect within %v", e.PID, e.What, e.After.Round(time.Millisecond))
+	who := e.Set
+	if who == "" {
+		who = fmt.Sprintf("pid %d", e.PID)
+	}
+	s := fmt.Sprintf("%s: %s: no effect within %v", who, e.What, e.After.Round(time.Millisecond))
 	if e.State != "" {
 		s += ": " + e.State
 	}

@@ -34,6 +34,7 @@ type Frozen struct {
 	thawed bool
 
 	forPause bool
+	others   members // of a FrozenSet
 }
 
 // threadID tells a thread from a later one in the same memory.
@@ -228,13 +229,13 @@ func (f *Frozen) look() (waiting string, err error) {
 	if u.ExitState != 0 || u.Flags&kernel.PFExiting != 0 {
 		return "", &RefusedError{u.PID, u.Comm, ErrExited}
 	}
-	before, waiting, err := heldThreads(&u)
+	before, waiting, err := heldThreads(&u, f.others)
 	if err != nil || waiting != "" {
 		return waiting, err
 	}
 	// A thread may have been cloned behind the back of the first pass, by one
 	// that was held before the pass came to it. Not behind the second's.
-	after, waiting, err := heldThreads(&u)
+	after, waiting, err := heldThreads(&u, f.others)
 	if err != nil || waiting != "" {
 		return waiting, err
 	}
@@ -261,7 +262,8 @@ func userRegs(threads []*kernel.Task) ([]kernel.PtRegs, error) {
 	return all, nil
 }
 
-func heldThreads(t *kernel.Task) (held []*kernel.Task, waiting string, err error) {
+// heldThreads returns the threads of a process that are held, and says which are not.
+func heldThreads(t *kernel.Task, m members) (held []*kernel.Task, waiting string, err error) {
 	threads, err := threadsOf(t)
 	if errors.Is(err, kernel.ErrCorrupt) {
 		return nil, "thread list in motion", nil
@@ -271,7 +273,17 @@ func heldThreads(t *kernel.Task) (held []*kernel.Task, waiting string, err error
 	}
 	var others []string
 	for _, u := range threads {
-		if u.isHeld() {
+		ok, err := u.isHeld(), error(nil)
+		if !ok && u.JobCtl&jobctlTrapFreeze != 0 {
+			ok, err = m.hold(u)
+		}
+		if errors.Is(err, kernel.ErrCorrupt) {
+			return nil, "list of children in motion", nil
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		if ok {
 			held = append(held, u.Task)
 		} else if len(others) < 4 {
 			others = append(others, fmt.Sprintf("thread %d is in state %c", u.PID, u.StateChar()))
@@ -341,7 +353,7 @@ func (f *Frozen) Verify() error {
 	defer cancel()
 	err := waitFor(ctx, func() (bool, error) {
 		var err error
-		now, waiting, err = heldThreads(&u)
+		now, waiting, err = heldThreads(&u, f.others)
 		return waiting == "", err
 	}, nil)
 	switch {

@@ -46,7 +46,7 @@ func (f *Frozen) pausedWhileHeld(ctx context.Context) (bool, error) {
 	if err := u.Refresh(); err != nil {
 		return false, fmt.Errorf("pid %d: %w: %w", u.PID, ErrNotHeld, err)
 	}
-	_, waiting, err := heldThreads(&u)
+	_, waiting, err := heldThreads(&u, f.others)
 	if err != nil || waiting != "" {
 		return false, err
 	}

@@ -59,9 +59,26 @@ func TestJournalNotTrusted(t *testing.T) {
 		func() error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)) },
 	} {
 		require.NoError(t, damage())
-		_, err := pending(nil, path)
+		_, err := pending(nil, guestID{}, path)
+		require.ErrorContains(t, err, "not trusted")
+		_, err = (&Unfinished{Journal: path}).Undo(t.Context(), nil)
 		require.ErrorContains(t, err, "not trusted")
 	}
+}
+
+// Whatever its name says, a journal is for the guest that is named in it.
+func TestJournalOfAnotherGuest(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x"+journalSuffix)
+	text := journalMagic + "\nguest {\"banner\":\"one\"}\naim {\"do\":\"SIGSTOP\"}\n"
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	_, err := pending(nil, guestID{Banner: "two"}, path)
+	require.ErrorIs(t, err, errOtherGuest)
+	_, err = (&Unfinished{Journal: path, s: &story{id: guestID{Banner: "two"}}}).Undo(t.Context(), nil)
+	require.ErrorIs(t, err, errOtherGuest)
+	u, err := pending(nil, guestID{Banner: "one"}, path)
+	require.NoError(t, err)
+	require.Nil(t, u, "nothing is left of it")
+	require.NoFileExists(t, path)
 }
 
 // Whichever write is the last that is made: memory is as before or as planned, or the

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
@@ -67,6 +69,21 @@ func trusted(f *os.File) error {
 		return errors.New("not trusted: others than this user may have written it")
 	}
 	return nil
+}
+
+// openJournal opens and locks a journal; errLocked says that its program lives.
+func openJournal(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err = trusted(f); err == nil {
+		err = lockFile(f)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // readStory reads a journal. What its program was writing when it was killed is cut

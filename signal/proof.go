@@ -16,7 +16,7 @@ func (o *op) prove(ctx context.Context, t *kernel.Task, sig Signal) error {
 	var see func() (bool, string, error)
 	switch sig {
 	case SIGSTOP:
-		see = func() (bool, string, error) { return seeStopped(t) }
+		see = func() (bool, string, error) { return seeStopped(t, nil) }
 	case SIGCONT:
 		see = func() (bool, string, error) { return o.seeContinued(t) }
 	case SIGKILL:
@@ -46,7 +46,7 @@ func (o *op) prove(ctx context.Context, t *kernel.Task, sig Signal) error {
 // seeStopped says whether every thread is stopped and off its processor. A frozen
 // process that has the signal is as good as stopped: the trap lets go of a thread
 // right before the point where it takes signals.
-func seeStopped(t *kernel.Task) (bool, string, error) {
+func seeStopped(t *kernel.Task, m members) (bool, string, error) {
 	u := *t
 	if err := u.Refresh(); err != nil {
 		return false, "", gone(t, err)
@@ -54,7 +54,7 @@ func seeStopped(t *kernel.Task) (bool, string, error) {
 	if u.ExitState != 0 {
 		return false, "", &RefusedError{t.PID, t.Comm, ErrExited}
 	}
-	stopped, others, err := stopState(&u)
+	stopped, others, err := stopState(&u, m)
 	if errors.Is(err, kernel.ErrCorrupt) {
 		return false, "thread list in motion", nil
 	}
@@ -72,7 +72,7 @@ func seeStopped(t *kernel.Task) (bool, string, error) {
 
 // allHeld says whether every thread is held by Freeze, or the guest's own freezer.
 func allHeld(t *kernel.Task) (bool, error) {
-	_, waiting, err := heldThreads(t)
+	_, waiting, err := heldThreads(t, nil)
 	return waiting == "" && err == nil, err
 }
 
@@ -89,7 +89,7 @@ func (o *op) seeContinued(t *kernel.Task) (bool, string, error) {
 	if err != nil {
 		return false, "", err
 	}
-	stopped, _, err := stopState(&u)
+	stopped, _, err := stopState(&u, nil)
 	if errors.Is(err, kernel.ErrCorrupt) {
 		return false, "thread list in motion", nil
 	}

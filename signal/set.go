@@ -17,7 +17,7 @@ type Set struct {
 	name string
 	k    *kernel.Kernel
 	// leaders returns the processes there are now. The guest is paused.
-	leaders func() ([]*kernel.Task, error)
+	leaders func(context.Context) ([]*kernel.Task, error)
 }
 
 // String says what the set is.
@@ -28,7 +28,7 @@ const maxProcesses = 1 << 22
 
 // Process is the set of one process, that of t.
 func Process(t *kernel.Task) Set {
-	return Set{fmt.Sprintf("pid %d (%s)", t.TGID, t.Comm), t.Kernel(), func() ([]*kernel.Task, error) {
+	return Set{fmt.Sprintf("pid %d (%s)", t.TGID, t.Comm), t.Kernel(), func(context.Context) ([]*kernel.Task, error) {
 		l, err := processOf(t)
 		if errors.Is(err, ErrExited) {
 			return nil, nil
@@ -42,7 +42,7 @@ func Process(t *kernel.Task) Set {
 // program has started, act on its control group.
 func Tree(t *kernel.Task) Set {
 	k := t.Kernel()
-	return Set{fmt.Sprintf("tree of pid %d (%s)", t.TGID, t.Comm), k, func() ([]*kernel.Task, error) {
+	return Set{fmt.Sprintf("tree of pid %d (%s)", t.TGID, t.Comm), k, func(ctx context.Context) ([]*kernel.Task, error) {
 		if err := lockFree(k, "tasklist_lock", writeLocked); err != nil {
 			return nil, err
 		}
@@ -56,6 +56,9 @@ func Tree(t *kernel.Task) Set {
 		all := []*kernel.Task{root}
 		seen := map[kernel.Addr]bool{root.Addr: true}
 		for i := 0; i < len(all); i++ {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			for c, err := range all[i].Children() {
 				if err != nil {
 					return nil, err
@@ -82,20 +85,16 @@ func InCgroup(k *kernel.Kernel, name string) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	return Set{"cgroup " + name, k, func() ([]*kernel.Task, error) {
+	return Set{"cgroup " + name, k, func(ctx context.Context) ([]*kernel.Task, error) {
 		if err := lockFree(k, "css_set_lock", ^uint32(0)); err != nil {
 			return nil, err
 		}
-		var all []*kernel.Task
-		return all, tasksBelow(g, map[kernel.Addr]bool{}, 0, &all)
+		return leadersBelow(ctx, g)
 	}}, nil
 }
 
 // ErrNoCgroup says that the guest has no such control group.
 var ErrNoCgroup = errors.New("no such control group")
-
-// maxGroupDepth bounds a walk down: the kernel's own bound is INT_MAX.
-const maxGroupDepth = 256
 
 func findCgroup(k *kernel.Kernel, name string) (*kernel.Cgroup, error) {
 	controller, p, found := strings.Cut(name, ":")
@@ -151,37 +150,35 @@ func childGroup(g *kernel.Cgroup, name string) (*kernel.Cgroup, error) {
 	return nil, ErrNoCgroup
 }
 
-// tasksBelow adds the leaders of all threads in g and below it.
-func tasksBelow(g *kernel.Cgroup, seen map[kernel.Addr]bool, depth int, all *[]*kernel.Task) error {
-	if depth > maxGroupDepth {
-		return fmt.Errorf("control groups: %w", kernel.ErrLimit)
-	}
-	for t, err := range g.Tasks() {
+// leadersBelow returns the leaders of all threads in root and below it.
+func leadersBelow(ctx context.Context, root *kernel.Cgroup) (all []*kernel.Task, err error) {
+	seen := map[kernel.Addr]bool{}
+	for g, err := range root.Subtree() {
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if seen[t.GroupLeader] {
-			continue
-		}
-		seen[t.GroupLeader] = true
-		l, err := t.Leader()
-		if err != nil {
-			return err
-		}
-		if len(*all) >= maxProcesses {
-			return fmt.Errorf("control group: %w", kernel.ErrLimit)
-		}
-		*all = append(*all, l)
-	}
-	for c, err := range g.Children() {
-		if err != nil {
-			return err
-		}
-		if err := tasksBelow(c, seen, depth+1, all); err != nil {
-			return err
+		for t, err := range g.Tasks() {
+			if err != nil {
+				return nil, err
+			}
+			if seen[t.GroupLeader] {
+				continue
+			}
+			if len(all) >= maxProcesses {
+				return nil, fmt.Errorf("control group: %w", kernel.ErrLimit)
+			}
+			seen[t.GroupLeader] = true
+			l, err := t.Leader()
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, l)
 		}
 	}
-	return nil
+	return all, nil
 }
 
 // writeLocked is the part of an rwlock's word that is not zero while somebody writes
@@ -207,8 +204,8 @@ func lockFree(k *kernel.Kernel, symbol string, mask uint32) error {
 // processes returns the processes of s that a signal can be sent to, each with its
 // threads. Kernel threads, which may be in a control group, and what is exiting are
 // left out; one that must be left alone is an error for all.
-func (o *op) processes(_ context.Context, s Set, sig Signal) ([]*process, error) {
-	leaders, err := s.leaders()
+func (o *op) processes(ctx context.Context, s Set, sig Signal) ([]*process, error) {
+	leaders, err := s.leaders(ctx)
 	if errors.Is(err, kernel.ErrCorrupt) {
 		return nil, retry("the list of processes is in motion: %v", err)
 	}
@@ -217,6 +214,9 @@ func (o *op) processes(_ context.Context, s Set, sig Signal) ([]*process, error)
 	}
 	all := make([]*process, 0, len(leaders))
 	for _, t := range leaders {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if t.IsKernelThread() {
 			continue
 		}

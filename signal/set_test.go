@@ -238,3 +238,46 @@ func TestAllOrNothing(t *testing.T) {
 		require.ErrorIs(t, err, signal.ErrNoCgroup)
 	})
 }
+
+// A process that waits for its vfork child cannot come to where it stops while the child
+// is stopped too. It does nothing either.
+func TestVforkInSet(t *testing.T) {
+	oneGuest(t, 0, 1, func(t *testing.T, g *guest) {
+		task, release := vforked(t, g)
+		set := signal.Tree(task)
+		child, err := task.VforkChild()
+		require.NoError(t, err)
+		require.NotNil(t, child)
+		parent, err := child.PPID()
+		require.NoError(t, err)
+		require.Equal(t, task.PID, parent)
+
+		f, err := signal.FreezeAll(t.Context(), set, nil)
+		require.NoError(t, err)
+		require.Len(t, f.Report().Processes, 2)
+		require.NoError(t, f.Verify())
+		require.NoError(t, f.Thaw(t.Context()))
+		untouched(t, task)
+
+		for range 2 {
+			_, err = signal.SendAll(t.Context(), set, signal.SIGSTOP, nil)
+			require.NoError(t, err)
+			require.Equal(t, "D", g.procState(t, task.PID))
+			require.Equal(t, "T", g.procState(t, child.PID))
+			_, err = signal.SendAll(t.Context(), set, signal.SIGCONT, nil)
+			require.NoError(t, err)
+			require.Eventually(t, func() bool { return g.procState(t, child.PID) == "S" }, 10*time.Second, 20*time.Millisecond)
+			untouched(t, task)
+		}
+
+		_, err = signal.SendAll(t.Context(), set, signal.SIGSTOP, nil)
+		require.NoError(t, err)
+		g.sh(t, "kill -CONT %d", child.PID)
+		release()
+		require.Eventually(t, func() bool { return g.procState(t, task.PID) == "T" }, 10*time.Second, 20*time.Millisecond, "it stops once the child has gone on")
+		_, err = signal.SendAll(t.Context(), set, signal.SIGCONT, nil)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return g.procState(t, task.PID) == "S" }, 10*time.Second, 20*time.Millisecond)
+		requireNothingLeft(t, g.k)
+	})
+}

@@ -59,6 +59,12 @@ func newFrozenSet(ctx context.Context, s Set, opt *FreezeOptions) (*FrozenSet, e
 	return &FrozenSet{setOp: g, known: make(map[kernel.Addr]*Frozen)}, nil
 }
 
+// member says whether a process is one of those that are marked.
+func (f *FrozenSet) member(t *kernel.Task) bool {
+	m := f.known[t.Addr]
+	return m != nil && idOf(m.leader) == idOf(t)
+}
+
 func (f *FrozenSet) freeze(ctx context.Context) error {
 	var waiting string
 	for patience := 50 * time.Millisecond; ; patience = min(2*patience, 500*time.Millisecond) {
@@ -77,7 +83,7 @@ func (f *FrozenSet) freeze(ctx context.Context) error {
 		next := time.Now().Add(newcomersEvery)
 		err = waitFor(round, func() (ok bool, err error) {
 			if time.Now().After(next) {
-				if f.newcomers(func(t *kernel.Task) bool { m := f.known[t.Addr]; return m != nil && idOf(m.leader) == idOf(t) }) {
+				if f.newcomers(ctx, f.member) {
 					waiting = "a process was forked meanwhile"
 					return true, nil
 				}
@@ -93,7 +99,7 @@ func (f *FrozenSet) freeze(ctx context.Context) error {
 		cancel()
 		switch {
 		case ctx.Err() != nil:
-			return f.timeout("freeze all", waiting, "", context.Cause(ctx))
+			return f.timeout(aimFreeze, waiting, context.Cause(ctx))
 		case err == nil && waiting == "":
 			f.report.Latency = time.Since(f.first)
 		case err == nil:
@@ -140,8 +146,8 @@ func (f *FrozenSet) pass(ctx context.Context) (fresh int, err error) {
 	f.report.Passes++
 	for _, u := range all {
 		m := f.known[u.t.Addr]
-		if m == nil || idOf(m.leader) != idOf(u.t) {
-			m = &Frozen{o: f.op, leader: u.t, ours: make(map[kernel.Addr]threadID)}
+		if !f.member(u.t) {
+			m = &Frozen{o: f.op, leader: u.t, ours: make(map[kernel.Addr]threadID), others: f.member}
 			f.known[u.t.Addr] = m
 			f.order = append(f.order, m)
 			f.add(u)
@@ -222,7 +228,7 @@ func (f *FrozenSet) thaw(ctx context.Context) error {
 		return f.release(ctx)
 	})
 	if err != nil {
-		err = f.timeout("thaw", waiting, "", err)
+		err = f.timeout("thaw", waiting, err)
 		fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
 		defer cancel()
 		return errors.Join(err, f.cancelWakes(fresh), f.afterKick())

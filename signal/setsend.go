@@ -82,6 +82,18 @@ func (g *setOp) finished() *SetReport {
 	return &g.report
 }
 
+// timeout is that of an operation on one process, since the first write.
+func (g *setOp) timeout(what, state string, err error) error {
+	err = g.op.timeout(what, state, "", err)
+	var e *TimeoutError
+	if errors.As(err, &e) {
+		if e.Set = g.set.name; !g.first.IsZero() {
+			e.After = time.Since(g.first)
+		}
+	}
+	return err
+}
+
 func (g *setOp) add(p *process) {
 	g.report.Processes = append(g.report.Processes, p.t.PID)
 	g.report.Threads += len(p.threads)
@@ -139,6 +151,12 @@ type sendAll struct {
 	order []*member
 }
 
+// member says whether a process is one of those that have got the signal.
+func (g *sendAll) member(t *kernel.Task) bool {
+	m := g.known[t.Addr]
+	return m != nil && idOf(m.t) == idOf(t)
+}
+
 func (g *sendAll) run(ctx context.Context) error {
 	again := g.sig == SIGSTOP || g.sig == SIGKILL
 	for patience := 50 * time.Millisecond; ; patience = min(2*patience, time.Second) {
@@ -156,7 +174,7 @@ func (g *sendAll) run(ctx context.Context) error {
 		waiting, err := g.wait(round, again)
 		cancel()
 		if ctx.Err() != nil {
-			return g.timeout(g.sig.String()+" to all", waiting, "", context.Cause(ctx))
+			return g.timeout(g.sig.String(), waiting, context.Cause(ctx))
 		}
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			return err
@@ -169,7 +187,7 @@ func (g *sendAll) run(ctx context.Context) error {
 		}
 	}
 	g.report.Effect = fmt.Sprintf("%d processes: %s", len(g.order), map[Signal]string{
-		SIGSTOP: "every thread is in state T", SIGKILL: "all are gone or zombies", SIGCONT: "no thread is in state T",
+		SIGSTOP: "every thread is in state T, or will be once its vfork child goes on", SIGKILL: "all are gone or zombies", SIGCONT: "no thread is in state T",
 	}[g.sig])
 	if g.sig != SIGSTOP && g.sig != SIGKILL && g.sig != SIGCONT {
 		g.report.Effect = fmt.Sprintf("%d processes have the signal", len(g.order))
@@ -192,7 +210,7 @@ func (g *sendAll) pass(ctx context.Context) (int, error) {
 		}
 		b := &byBitmap{op: g.op, gather: true}
 		for _, u := range all {
-			if m := g.known[u.t.Addr]; m != nil && idOf(m.t) == idOf(u.t) {
+			if g.member(u.t) {
 				continue
 			}
 			fresh = append(fresh, u)
@@ -261,7 +279,7 @@ func (g *sendAll) wait(ctx context.Context, forks bool) (waiting string, err err
 	next := time.Now().Add(newcomersEvery)
 	err = waitFor(ctx, func() (bool, error) {
 		if forks && time.Now().After(next) {
-			if g.newcomers(func(t *kernel.Task) bool { return g.known[t.Addr] != nil && idOf(g.known[t.Addr].t) == idOf(t) }) {
+			if g.newcomers(ctx, g.member) {
 				waiting = "a process was forked meanwhile"
 				return true, nil
 			}
@@ -308,8 +326,8 @@ const newcomersEvery = 5 * time.Millisecond
 
 // newcomers says whether there seem to be processes that are not known. The guest
 // runs, so that only a pass can tell that there are none.
-func (g *setOp) newcomers(known func(*kernel.Task) bool) bool {
-	leaders, err := g.set.leaders()
+func (g *setOp) newcomers(ctx context.Context, known members) bool {
+	leaders, err := g.set.leaders(ctx)
 	if err != nil {
 		return false
 	}
@@ -322,7 +340,7 @@ func (g *setOp) newcomers(known func(*kernel.Task) bool) bool {
 func (g *sendAll) see(t *kernel.Task) (ok bool, why string, err error) {
 	switch g.sig {
 	case SIGSTOP:
-		ok, why, err = seeStopped(t)
+		ok, why, err = seeStopped(t, g.member)
 	case SIGCONT:
 		ok, why, err = g.seeContinued(t)
 	case SIGKILL:
@@ -360,7 +378,7 @@ func (g *sendAll) letGo(ctx context.Context, opt *Options) error {
 
 // someProcesses is those of the given processes of a set that there still are.
 func someProcesses(s Set, leaders []*kernel.Task) Set {
-	return Set{s.name, s.k, func() ([]*kernel.Task, error) {
+	return Set{s.name, s.k, func(context.Context) ([]*kernel.Task, error) {
 		var all []*kernel.Task
 		for _, t := range leaders {
 			l, err := processOf(t)

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
@@ -92,7 +91,7 @@ func Pending(k *kernel.Kernel, dir string) ([]*Unfinished, error) {
 	}
 	var all []*Unfinished
 	for _, path := range paths {
-		u, err := pending(k, path)
+		u, err := pending(k, id, path)
 		if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -115,27 +114,26 @@ func Pending(k *kernel.Kernel, dir string) ([]*Unfinished, error) {
 	return all, nil
 }
 
+var errOtherGuest = errors.New("it is of another guest")
+
 // escapeGlob makes a path its own pattern.
 func escapeGlob(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // pending reads one journal, and removes it if there is nothing to be undone.
-func pending(k *kernel.Kernel, path string) (*Unfinished, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+func pending(k *kernel.Kernel, id guestID, path string) (*Unfinished, error) {
+	f, err := openJournal(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if err := trusted(f); err != nil {
-		return nil, err
-	}
-	if err := lockFile(f); err != nil {
-		return nil, err
-	}
 	s, err := readStory(f)
 	if err != nil {
 		return nil, err
+	}
+	if s.id != id {
+		return nil, errOtherGuest
 	}
 	u := &Unfinished{
 		Do: s.aim.Do, Set: s.aim.Set, PID: s.aim.PID, Comm: s.aim.Comm, Begun: s.aim.Begun, Tool: s.aim.Tool,
@@ -219,18 +217,19 @@ func (u *Unfinished) Forget() error { return os.Remove(u.Journal) }
 //
 // If Undo fails, or its program is killed too, it can be called again.
 func (u *Unfinished) Undo(ctx context.Context, log *slog.Logger) (*Undone, error) {
-	f, err := os.OpenFile(u.Journal, os.O_RDWR, 0)
+	f, err := openJournal(u.Journal, os.O_RDWR)
 	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, fmt.Errorf("journal %s: %w", u.Journal, err)
 	}
-	r := &record{phys: u.k.Phys, f: f, path: u.Journal}
-	if err := lockFile(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("journal %s: %w", u.Journal, err), f.Close())
-	}
+	r := &record{f: f, path: u.Journal}
 	s, err := r.reread()
+	if err == nil && s.id != u.s.id {
+		err = errOtherGuest
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("journal %s: %w", u.Journal, err), f.Close())
 	}
+	r.phys = u.k.Phys
 	m, err := machineOf(u.k)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -221,7 +221,7 @@ func (o *op) timeout(what, state, left string, err error) error {
 // noteStopped records what the caller may not expect: a process that is, or is
 // not, stopped already.
 func (o *op) noteStopped(t *kernel.Task, sig Signal) error {
-	stopped, _, err := stopState(t)
+	stopped, _, err := stopState(t, nil)
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ const (
 
 // stopState says how many threads of a process are stopped and off their CPUs,
 // and describes the others.
-func stopState(t *kernel.Task) (share, string, error) {
+func stopState(t *kernel.Task, m members) (share, string, error) {
 	threads, err := threadsOf(t)
 	if err != nil {
 		return none, "", err
@@ -252,7 +252,14 @@ func stopState(t *kernel.Task) (share, string, error) {
 	stopped := 0
 	var others []string
 	for _, u := range threads {
-		if u.State&kernel.TaskStopped != 0 && u.OnCPU == 0 {
+		ok, err := u.State&kernel.TaskStopped != 0 && u.OnCPU == 0, error(nil)
+		if !ok {
+			ok, err = m.holdStopping(u)
+		}
+		if err != nil {
+			return none, "", err
+		}
+		if ok {
 			stopped++
 		} else if len(others) < 4 {
 			others = append(others, fmt.Sprintf("thread %d is in state %c", u.PID, u.StateChar()))

@@ -73,7 +73,8 @@ func TestUndo(t *testing.T) {
 		return strings.TrimSpace(string(out))
 	}
 	require.Contains(t, string(ovm(t, "-g", guest, "stop", "--tree", pid)), "every thread is in state T")
-	require.Equal(t, "T", state())
+	// D: its child was stopped between vfork and exec.
+	require.Contains(t, []string{"T", "D"}, state())
 	requireFails(t, "no such control group", "-g", guest, "stop", "--cgroup", "/no/such")
 	ovm(t, "-g", guest, "cont", "--tree", pid)
 	require.NotEqual(t, "T", state())
