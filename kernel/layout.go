@@ -79,8 +79,10 @@ type plan struct {
 type planOp uint8
 
 const (
-	opUint planOp = iota // zero-extended integer
-	opInt                // sign-extended integer
+	opWord8 planOp = iota // 8 bytes as they are
+	opWord4
+	opUint // zero-extended integer
+	opInt  // sign-extended integer
 	opBool
 	opBits // bit-field into an unsigned integer or bool
 	opCopy // bytes as they are
@@ -206,6 +208,14 @@ func (p *plan) add(c *types.Type, f reflect.StructField) error {
 	}
 	if pf.src < 0 || pf.src+pf.srcSize > p.size {
 		return fmt.Errorf("%w: member lies outside", types.ErrCorrupt)
+	}
+	if (pf.op == opUint || pf.op == opInt) && int(pf.dstSize) == pf.srcSize {
+		switch pf.srcSize {
+		case 8:
+			pf.op = opWord8
+		case 4:
+			pf.op = opWord4
+		}
 	}
 	p.lo, p.hi = min(p.lo, pf.src), max(p.hi, pf.src+pf.srcSize)
 	p.fields = append(p.fields, pf)

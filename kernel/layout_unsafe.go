@@ -42,7 +42,14 @@ func decodeInto(base unsafe.Pointer, p *plan, a Addr, b []byte) {
 	for i := range p.fields {
 		f := &p.fields[i]
 		dst := unsafe.Add(base, f.dst)
-		if f.op == opAddr {
+		switch f.op { // most are words
+		case opWord8:
+			*(*uint64)(dst) = binary.LittleEndian.Uint64(b[f.src-p.lo:])
+			continue
+		case opWord4:
+			*(*uint32)(dst) = binary.LittleEndian.Uint32(b[f.src-p.lo:])
+			continue
+		case opAddr:
 			*(*Addr)(dst) = a.Add(f.src)
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -19,8 +20,9 @@ import (
 
 // Map is a mapped file. Its methods are safe for concurrent use.
 type Map struct {
-	mu       sync.RWMutex // held for reading while the mapping is touched
-	data     []byte       // nil after Close
+	mu       sync.RWMutex           // held for reading while the mapping is touched
+	data     []byte                 // nil after Close
+	views    atomic.Pointer[[]byte] // data, for View, which need not wait for Close
 	file     *os.File
 	writable bool
 
@@ -55,7 +57,9 @@ func newMap(f *os.File, writable bool) (*Map, error) {
 		return nil, &fs.PathError{Op: "mmap", Path: f.Name(), Err: err}
 	}
 	unix.Madvise(data, unix.MADV_DONTDUMP) // a crash of ours must not write out the guest
-	return &Map{data: data, file: f, writable: writable}, nil
+	m := &Map{data: data, file: f, writable: writable}
+	m.views.Store(&data)
+	return m, nil
 }
 
 // Size returns the number of bytes mapped.
@@ -93,13 +97,11 @@ func (m *Map) Write(p []byte, off uint64) error {
 
 // View returns the mapped bytes themselves, nil if they are not all there.
 func (m *Map) View(off uint64, n int) []byte {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	b, err := m.slice(off, n)
-	if err != nil {
+	all := m.views.Load()
+	if all == nil || n < 0 || off > uint64(len(*all)) || uint64(n) > uint64(len(*all))-off {
 		return nil
 	}
-	return b[:n:n]
+	return (*all)[off : off+uint64(n) : off+uint64(n)]
 }
 
 func (m *Map) slice(off uint64, n int) ([]byte, error) {
@@ -166,6 +168,7 @@ func (m *Map) Close() error {
 	if m.data == nil {
 		return nil
 	}
+	m.views.Store(nil)
 	err := unix.Munmap(m.data)
 	m.data = nil
 	return errors.Join(err, m.file.Close())
