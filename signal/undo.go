@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
