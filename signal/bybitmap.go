@@ -111,7 +111,7 @@ type delivery struct {
 }
 
 func (d *delivery) signalPath(member string) string {
-	return fmt.Sprintf("signal_struct(%d %s).%s", d.t.PID, d.t.Comm, member)
+	return memberPath("signal_struct(", d.t, member)
 }
 
 // flush takes sigs out of every pending set, as prepare_signal does with stop signals

@@ -2,6 +2,7 @@ package signal
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
@@ -214,7 +215,13 @@ func (t *thread) canWake(mask uint64) bool {
 
 // path names a member of the thread for people.
 func (t *thread) path(member string) string {
-	return fmt.Sprintf("task_struct(%d %s).%s", t.PID, t.Comm, member)
+	return memberPath("task_struct(", t.Task, member)
+}
+
+// memberPath is made for each word, while the guest stands still: formatting would be a
+// quarter of that time.
+func memberPath(of string, t *kernel.Task, member string) string {
+	return of + strconv.Itoa(int(t.PID)) + " " + t.Comm + ")." + member
 }
 
 // maxThreads bounds a process: more than any kernel's default threads-max on the
