@@ -30,7 +30,7 @@ const (
 )
 
 // stress makes all there is to do for a scheduler.
-var stress = []string{"stress-ng", "--quiet", "--cpu", "2", "--pipe", "2", "--switch", "2", "--timer", "1", "--fork", "1"}
+const stress = "stress-ng --quiet --cpu 1 --pipe 1 --switch 1 --timer 1 --fork 1"
 
 // TestCycles stops and continues processes again and again, in every way there is, while
 // the guest is busy and while it is not, and checks after each time that none of them
@@ -62,14 +62,16 @@ func TestCycles(t *testing.T) {
 // cycler stops and continues processes that count what they live through.
 type cycler struct {
 	*guest
-	group  string
-	set    signal.Set
-	mm     *kernel.MM // of all of them
-	page   kernel.UserAddr
-	tasks  []*kernel.Task
-	refs   map[kernel.PID]uint64 // of every thread, before
-	sent   [2][cycleProcesses]uint64
-	logged uint64 // the kernel's messages up to this were looked at
+	group       string
+	set         signal.Set
+	stressGroup string
+	stress      signal.Set
+	mm          *kernel.MM // of all of them
+	page        kernel.UserAddr
+	tasks       []*kernel.Task
+	refs        map[kernel.PID]uint64 // of every thread, before
+	sent        [2][cycleProcesses]uint64
+	logged      uint64 // the kernel's messages up to this were looked at
 
 	loaded   bool
 	cycles   [2]int // without load, and with
@@ -120,6 +122,11 @@ func startCycler(t *testing.T, g *guest) *cycler {
 	}, time.Minute, 50*time.Millisecond)
 	c.set, err = signal.InCgroup(g.k, c.group)
 	require.NoError(t, err)
+	c.stressGroup = g.cgroup(t, 200)
+	c.stress, err = signal.InCgroup(g.k, c.stressGroup)
+	require.NoError(t, err)
+	// What asks the guest is not to wait for all that keeps it busy.
+	g.sh(t, "renice -n -10 -p $PPID")
 	for rec, err := range g.k.Log() {
 		require.NoError(t, err)
 		c.logged = rec.Seq
@@ -208,14 +215,31 @@ func index(b bool) int {
 func (c *cycler) phase(t *testing.T, load bool) {
 	t.Helper()
 	if c.loaded {
-		c.sh(t, "pkill -9 stress-ng || :")
-		require.Eventually(t, func() bool { return c.sh(t, "pgrep stress-ng || :") == "" }, time.Minute, 100*time.Millisecond)
+		_, err := signal.SendAll(t.Context(), c.stress, signal.SIGKILL, &signal.Options{Timeout: time.Minute})
+		require.NoError(t, err)
+		c.await(t, func(n int) bool { return n == 0 })
 	}
 	if c.loaded = load; load {
-		_, err := c.StartProcess(t.Context(), testvm.Process{Argv: stress})
+		_, err := c.StartProcess(t.Context(), testvm.Process{Argv: []string{
+			"sh", "-c", "echo $$ > /tmp/cg2" + c.stressGroup + "/cgroup.procs && exec nice -n 10 " + stress,
+		}})
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { return strings.Count(c.sh(t, "pgrep stress-ng || :"), "\n") >= 8 }, time.Minute, 100*time.Millisecond)
+		c.await(t, func(n int) bool { return n >= 6 })
 	}
+}
+
+// await waits until there are as many of stress-ng's processes as it takes.
+func (c *cycler) await(t *testing.T, enough func(n int) bool) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		n := 0
+		for u, err := range c.k.Tasks() {
+			if err == nil && strings.HasPrefix(u.Comm, "stress-ng") {
+				n++
+			}
+		}
+		return enough(n)
+	}, 2*time.Minute, 50*time.Millisecond)
 }
 
 // recover lets all go on after a failure.
@@ -236,7 +260,7 @@ func (c *cycler) cycle(t *testing.T, i int) error {
 	chosen := rand.Perm(cycleProcesses)[:1+i/5%3]
 	var err error
 	look := func() error { return nil }
-	if i%10 < 5 && i/10%2 == 0 { // now and then, and each way as often as the others
+	if i%25 < 5 { // now and then, and each way as often as the others
 		look = func() error { return c.standStill(t, i%5 == 2 || i%5 == 4, i%5 >= 3, chosen) }
 	}
 	switch i % 5 {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
-// inUse says that the guest was stopped while it changed what is to be checked.
+// errInUse says that the guest was stopped while it changed what is to be checked.
 var errInUse = errors.New("in use")
 
 // requireSound checks from outside that nothing in the scheduler, the timer wheels and
@@ -43,22 +44,27 @@ func (g *guest) soundNow(ctx context.Context) (c kernel.QueueCheck, err error) {
 		return c, err
 	}
 	defer func() { err = errors.Join(err, resume()) }()
-	if c, err = g.k.CheckRunQueues(); err != nil {
-		return c, err
+	if c, err = g.k.CheckRunQueues(); err == nil {
+		err = g.orderly()
 	}
+	return c, err
+}
+
+// orderly checks the timer wheels and the queues of calls of a guest that stands still.
+func (g *guest) orderly() error {
 	cpus, err := g.k.OnlineCPUs()
 	if err != nil {
-		return c, err
+		return err
 	}
 	for _, cpu := range cpus {
 		if err := wheels(g.k, cpu); err != nil {
-			return c, fmt.Errorf("timers of CPU %d: %w", cpu, err)
+			return fmt.Errorf("timers of CPU %d: %w", cpu, err)
 		}
 		if err := calls(g.k, cpu); err != nil {
-			return c, fmt.Errorf("calls of CPU %d: %w", cpu, err)
+			return fmt.Errorf("calls of CPU %d: %w", cpu, err)
 		}
 	}
-	return c, nil
+	return nil
 }
 
 type wheelWords struct {
@@ -82,9 +88,9 @@ type callWords struct {
 }
 
 var (
-	wheelLayout    = kernel.LayoutOf[wheelWords]("timer_base")
-	timerWords1    = kernel.LayoutOf[timerWords]("timer_list")
-	callWordLayout = kernel.LayoutOf[callWords]("__call_single_node")
+	wheelLayout     = kernel.LayoutOf[wheelWords]("timer_base")
+	timerWordLayout = kernel.LayoutOf[timerWords]("timer_list")
+	callWordLayout  = kernel.LayoutOf[callWords]("__call_single_node")
 )
 
 // wheels checks the timer wheels of a CPU. Source: kernel/time/timer.c:enqueue_timer,
@@ -144,7 +150,7 @@ func wheel(k *kernel.Kernel, base kernel.Addr, cpu, buckets int) error {
 		}
 		from := b.Vectors + kernel.Addr(8*i)
 		for n := 0; node != 0; n++ {
-			t, err := timerWords1.Load(k, node)
+			t, err := timerWordLayout.Load(k, node)
 			if err != nil {
 				return fmt.Errorf("bucket %d: %w", i, err)
 			}
@@ -194,4 +200,72 @@ func calls(k *kernel.Kernel, cpu int) error {
 		}
 	}
 	return nil
+}
+
+// otherWords is memory of which some words are others.
+type otherWords struct {
+	vmi.Memory
+	words map[vmi.Phys]uint64
+}
+
+func (o otherWords) ReadPhys(b []byte, a vmi.Phys) (int, error) {
+	n, err := o.Memory.ReadPhys(b, a)
+	for at, w := range o.words {
+		var word [8]byte
+		binary.LittleEndian.PutUint64(word[:], w)
+		for i, v := range word {
+			if off := int64(at) + int64(i) - int64(a); off >= 0 && off < int64(n) {
+				b[off] = v
+			}
+		}
+	}
+	return n, err
+}
+
+// The checks find one word that is not what it should be.
+func TestInvariants(t *testing.T) {
+	oneGuest(t, 1, 1, func(t *testing.T, g *guest) {
+		g.start(t, loads[1].argv...) // an idle CPU may have nothing in its queues
+		g.requireSound(t)
+		o := otherWords{struct{ vmi.Memory }{g.k.Memory()}, make(map[vmi.Phys]uint64)}
+		k, err := kernel.Open(t.Context(), o, nil)
+		require.NoError(t, err)
+		changed := &guest{g.VM, k}
+		bases, err := k.PerCPU("timer_bases", 0)
+		require.NoError(t, err)
+		b, err := wheelLayout.Load(k, bases)
+		require.NoError(t, err)
+		lazy, err := k.PerCPU("lazy_list", 0)
+		require.NoError(t, err)
+		nothing, err := k.Symbol("empty_zero_page")
+		require.NoError(t, err)
+		for _, c := range []struct {
+			at     kernel.Addr
+			change func(uint64) uint64
+			want   string
+		}{
+			{b.Pending, func(v uint64) uint64 { return v ^ 1 }, "its bit is"},
+			{b.Vectors, func(uint64) uint64 { return uint64(bases) }, "bucket 0"},
+			{lazy, func(uint64) uint64 { return uint64(nothing) }, "is linked, but its flags are 0x0"},
+		} {
+			phys, err := k.Phys(c.at)
+			require.NoError(t, err)
+			require.Eventually(t, func() bool {
+				resume, err := g.k.Memory().(vmi.Pauser).Pause(t.Context())
+				if err != nil {
+					return false
+				}
+				defer resume()
+				v, err := g.k.ReadU64(c.at)
+				if err != nil {
+					return false
+				}
+				o.words[phys] = c.change(v)
+				defer delete(o.words, phys)
+				err = changed.orderly()
+				return err != nil && strings.Contains(err.Error(), c.want)
+			}, 20*time.Second, 10*time.Millisecond, "%s", c.want)
+		}
+		g.requireSound(t)
+	})
 }
