@@ -23,13 +23,14 @@ type QueueCheck struct {
 //
 // The guest must stand still, or be a dump. The error is ErrLocked if it was stopped
 // while it changed a queue: let it go on for a moment. Otherwise it joins all that is
-// wrong, each an error that wraps ErrCorrupt, up to a hundred. Errors.ErrUnsupported
-// is for kernels from 7.3 on, which keep the tasks of all groups in one tree.
+// wrong, up to a hundred *PathErrors, of ErrCorrupt or of what could not be read. It is
+// errors.ErrUnsupported for kernels from 7.3 on, which keep the tasks of all groups in
+// one tree.
 //
 // Sources: kernel/sched/fair.c:account_entity_enqueue, __enqueue_entity;
 // rt.c:__enqueue_rt_entity; deadline.c:__enqueue_dl_entity; psi.c:psi_group_change.
 func (k *Kernel) CheckRunQueues() (QueueCheck, error) {
-	c := &runQueueCheck{k: k, at: make(map[Addr]*QueuedTask), all: make(map[Addr]*Task)}
+	c := &runQueueCheck{k: k, at: make(map[Addr]*QueuedTask), all: make(map[Addr]*Task), seen: make(map[Addr]bool), left: maxWalk}
 	if _, err := k.offsetOf("sched_entity", "h_load"); err == nil {
 		return c.QueueCheck, fmt.Errorf("run queues of this kernel: %w", errors.ErrUnsupported)
 	}
@@ -82,6 +83,9 @@ type runQueueCheck struct {
 	at     map[Addr]*QueuedTask // every task that was found on a queue
 	all    map[Addr]*Task       // threads
 
+	left int           // steps that the check may still take
+	seen map[Addr]bool // queues of groups: one is entered once
+
 	// Of the CPU that is being looked at.
 	r     *RunQueue
 	fair  map[Addr]bool // tasks found in trees of the fair class
@@ -102,6 +106,23 @@ func (c *runQueueCheck) must(ok bool, a Addr, path, format string, args ...any) 
 	if !ok {
 		c.fail(corrupt(a, path, format, args...))
 	}
+}
+
+// step says whether the check may go on; a guest may have links that lead in circles of
+// circles.
+func (c *runQueueCheck) step(a Addr) bool {
+	if c.left--; c.left == 0 {
+		c.fail(&PathError{Path: "rq", Addr: a, Err: ErrLimit})
+	}
+	return c.left > 0
+}
+
+// enter says whether the queue of a group was not looked at yet.
+func (c *runQueueCheck) enter(rq Addr) bool {
+	c.must(!c.seen[rq], rq, "rq", "the queue of a group is in two queues")
+	fresh := !c.seen[rq]
+	c.seen[rq] = true
+	return fresh && c.step(rq)
 }
 
 // queue checks the queue of one CPU.
@@ -169,6 +190,9 @@ func (c *runQueueCheck) list(head Addr) (nodes []Addr) {
 		if err != nil {
 			c.fail(err)
 			return nodes
+		}
+		if !c.step(head) {
+			return nil
 		}
 		check(node)
 		nodes = append(nodes, node)

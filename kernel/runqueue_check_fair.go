@@ -59,6 +59,9 @@ func (c *runQueueCheck) fairQueue(rq, group Addr, throttled bool, depth int) (su
 		c.fail(err)
 		return sum
 	}
+	if !c.enter(rq) {
+		return sum
+	}
 	c.Queues++
 	var weight uint64
 	add := func(se Addr, e *fairEntity) {
@@ -151,9 +154,9 @@ func (c *runQueueCheck) fairTree(rq Addr, q *cfsCounts) []*fairNode {
 	var last *fairNode
 	for _, n := range nodes {
 		se, err := c.k.ContainerOf(n.node, "sched_entity", "run_node")
-		if err != nil {
+		if err != nil || !c.step(rq) {
 			c.fail(err)
-			return nil
+			return all
 		}
 		e, err := fairEntityLayout.Load(c.k, se)
 		if err != nil {

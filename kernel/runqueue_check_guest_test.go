@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -111,6 +112,19 @@ func TestCheckRunQueues(t *testing.T) {
 				changed = changeWords(t, mem.(vmi.Pauser), k, p)
 			}
 			t.Logf("%d words were changed, and each was noticed", changed)
+			l := &liar{Memory: p, r: rand.New(rand.NewPCG(1, 1))}
+			k, err = kernel.Open(t.Context(), l, nil)
+			require.NoError(t, err)
+			l.on = true
+			wrong := 0
+			for _, l.one = range []int{2000, 200, 20} {
+				for range 20 {
+					if _, err := k.CheckRunQueues(); err != nil {
+						wrong++
+					}
+				}
+			}
+			require.Greater(t, wrong, 40, "memory that lies")
 			vm.CheckKernel(t)
 		})
 	}

@@ -48,6 +48,9 @@ func (c *runQueueCheck) realtime(rq Addr, depth int) uint32 {
 		c.fail(err)
 		return 0
 	}
+	if !c.enter(rq) {
+		return 0
+	}
 	var tasks, rr uint32
 	for prio := range maxRTPrio {
 		set := q.Bitmap[prio/64]>>(prio%64)&1 != 0
