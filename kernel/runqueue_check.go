@@ -238,6 +238,9 @@ func (c *runQueueCheck) tasks() {
 				c.fail(err)
 				continue
 			}
+			if !c.step(t.Addr) {
+				return
+			}
 			c.task(t)
 		}
 	}

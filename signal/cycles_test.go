@@ -1,11 +1,13 @@
 package signal_test
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -81,6 +83,7 @@ type cycler struct {
 	queued   int // tasks found on them then
 	psi      int // how often with pressure stall information, which says nothing of an idle guest
 	worst    *kernel.LogRecord
+	did      bytes.Buffer // what the package logs in a cycle
 }
 
 type cycleStats struct{ stop, cont, pauseOne, pauseAll []time.Duration }
@@ -254,11 +257,21 @@ func (c *cycler) recover(t *testing.T) {
 	c.sent = [2][cycleProcesses]uint64{l[hadCont], l[hadUsr1]}
 }
 
+// logger keeps what the package does in this cycle.
+func (c *cycler) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(&c.did, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// slow is longer than any way of this package waits before it looks again.
+const slow = 2 * time.Second
+
 // cycle stops some of the processes and lets them go on, and checks what has come of it.
 func (c *cycler) cycle(t *testing.T, i int) error {
 	ctx := t.Context()
 	chosen := rand.Perm(cycleProcesses)[:1+i/5%3]
 	var err error
+	c.did.Reset()
+	stops, conts := len(c.stats[index(c.loaded)].stop), len(c.stats[index(c.loaded)].cont)
 	look := func() error { return nil }
 	if i%25 < 5 { // now and then, and each way as often as the others
 		look = func() error { return c.standStill(t, i%5 == 2 || i%5 == 4, i%5 >= 3, chosen) }
@@ -274,6 +287,9 @@ func (c *cycler) cycle(t *testing.T, i int) error {
 		err = c.freeze(ctx, chosen, look)
 	case 4:
 		err = c.freezeAll(ctx, look)
+	}
+	if s := c.stats[index(c.loaded)]; slices.Max(slices.Concat(s.stop[stops:], s.cont[conts:], []time.Duration{0})) > slow {
+		t.Logf("cycle %d, load %v, took %v and %v:\n%s", i, c.loaded, s.stop[stops:], s.cont[conts:], c.did.String())
 	}
 	if err != nil {
 		return err
@@ -309,7 +325,7 @@ func (c *cycler) cycle(t *testing.T, i int) error {
 
 // each stops single processes and lets them go on.
 func (c *cycler) each(ctx context.Context, chosen []int, way signal.Strategy, look func() error) error {
-	o := &signal.Options{Strategy: way, Timeout: time.Minute}
+	o := &signal.Options{Strategy: way, Timeout: time.Minute, Logger: c.logger()}
 	s := &c.stats[index(c.loaded)]
 	for _, j := range chosen {
 		r, err := signal.Stop(ctx, c.tasks[j], o)
@@ -333,7 +349,7 @@ func (c *cycler) each(ctx context.Context, chosen []int, way signal.Strategy, lo
 }
 
 func (c *cycler) all(ctx context.Context, look func() error) error {
-	o := &signal.Options{Timeout: time.Minute}
+	o := &signal.Options{Timeout: time.Minute, Logger: c.logger()}
 	s := &c.stats[index(c.loaded)]
 	r, err := signal.SendAll(ctx, c.set, signal.SIGSTOP, o)
 	if err != nil {
@@ -360,7 +376,7 @@ func (c *cycler) freeze(ctx context.Context, chosen []int, look func() error) er
 	s := &c.stats[index(c.loaded)]
 	var held []*signal.Frozen
 	for _, j := range chosen {
-		f, err := signal.Freeze(ctx, c.tasks[j], &signal.FreezeOptions{Timeout: time.Minute})
+		f, err := signal.Freeze(ctx, c.tasks[j], &signal.FreezeOptions{Timeout: time.Minute, Logger: c.logger()})
 		if err != nil {
 			return fmt.Errorf("freeze pid %d: %w", c.tasks[j].PID, err)
 		}
@@ -381,7 +397,7 @@ func (c *cycler) freeze(ctx context.Context, chosen []int, look func() error) er
 
 func (c *cycler) freezeAll(ctx context.Context, look func() error) error {
 	s := &c.stats[index(c.loaded)]
-	f, err := signal.FreezeAll(ctx, c.set, &signal.FreezeOptions{Timeout: time.Minute})
+	f, err := signal.FreezeAll(ctx, c.set, &signal.FreezeOptions{Timeout: time.Minute, Logger: c.logger()})
 	if err != nil {
 		return fmt.Errorf("freeze all: %w", err)
 	}
