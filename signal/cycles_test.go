@@ -26,10 +26,7 @@ import (
 //go:embed testdata/cycles.py
 var cyclesProgram []byte
 
-const (
-	cycleProcesses = 50
-	cyclePhases    = 4 // with load and without, in turn
-)
+const cycleProcesses = 50
 
 // stress makes all there is to do for a scheduler.
 const stress = "stress-ng --quiet --cpu 1 --pipe 1 --switch 1 --timer 1 --fork 1"
@@ -181,9 +178,13 @@ func (c *cycler) references(t *testing.T) map[kernel.PID]uint64 {
 // run does n cycles.
 func (c *cycler) run(t *testing.T, n int) {
 	c.refs = c.references(t)
+	phases := 2 // with load and without, in turn
+	if acceptance() {
+		phases = 4
+	}
 	for i := range n {
-		if i*cyclePhases/n != (i-1)*cyclePhases/n || i == 0 {
-			c.phase(t, i*cyclePhases/n%2 == 0)
+		if i == 0 || i*phases/n != (i-1)*phases/n {
+			c.phase(t, i*phases/n%2 == 0)
 		}
 		if err := c.cycle(t, i); err != nil {
 			c.failures++
@@ -200,7 +201,13 @@ func (c *cycler) run(t *testing.T, n int) {
 		}
 	}
 	c.phase(t, false)
-	require.Equal(t, c.refs, c.references(t), "references")
+	for tid, n := range c.references(t) {
+		// A thread that lives has one of its own. The kernel may have had another one,
+		// for some work of its own, and be through with it.
+		if before, ok := c.refs[tid]; !ok || n != before && n != 1 {
+			t.Errorf("thread %d has %d references, and had %d", tid, n, before)
+		}
+	}
 	requireNothingLeft(t, c.k)
 	require.NotZero(t, c.psi)
 	require.Greater(t, c.queued, n)
