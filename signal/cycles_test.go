@@ -26,7 +26,10 @@ import (
 //go:embed testdata/cycles.py
 var cyclesProgram []byte
 
-const cycleProcesses = 50
+const (
+	cycleProcesses = 50
+	setUp          = 5 * time.Minute // for the processes to start, on a machine with much else to do
+)
 
 // stress makes all there is to do for a scheduler.
 const stress = "stress-ng --quiet --cpu 1 --pipe 1 --switch 1 --timer 1 --fork 1"
@@ -101,7 +104,7 @@ func startCycler(t *testing.T, g *guest) *cycler {
 	require.NoError(t, g.Put(t.Context(), "/tmp/cycles.py", strings.NewReader(string(cyclesProgram)), 0o644))
 	out := g.file()
 	parent := g.inGroup(t, c.group, fmt.Sprintf("exec python3 /tmp/cycles.py %d %s", cycleProcesses, out))
-	require.Eventually(t, func() bool { return g.cat("%s", out) != "" }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return g.cat("%s", out) != "" }, setUp, 200*time.Millisecond)
 	n, err := strconv.ParseUint(g.cat("%s", out), 10, 64)
 	require.NoError(t, err)
 	c.page = kernel.UserAddr(n)
@@ -119,7 +122,7 @@ func startCycler(t *testing.T, g *guest) *cycler {
 	require.Eventually(t, func() bool {
 		l, err := c.lives()
 		return err == nil && !slices.Contains(l[wentOn][:], 0)
-	}, time.Minute, 50*time.Millisecond)
+	}, setUp, 200*time.Millisecond)
 	c.set, err = signal.InCgroup(g.k, c.group)
 	require.NoError(t, err)
 	c.stressGroup = g.cgroup(t, 200)
@@ -171,7 +174,7 @@ func (c *cycler) references(t *testing.T) map[kernel.PID]uint64 {
 			last, same = now, 0
 		}
 		return same > 10
-	}, 20*time.Second, 10*time.Millisecond)
+	}, setUp, 10*time.Millisecond)
 	return last
 }
 
@@ -249,7 +252,7 @@ func (c *cycler) await(t *testing.T, enough func(n int) bool) {
 			}
 		}
 		return enough(n)
-	}, 2*time.Minute, 50*time.Millisecond)
+	}, setUp, 50*time.Millisecond)
 }
 
 // recover lets all go on after a failure.
