@@ -24,6 +24,8 @@ var (
 	ErrLimit = errors.New("too many entries, or a loop")
 	// ErrArch: the guest's architecture has no such thing, or it is not read there.
 	ErrArch = errors.New("not on this architecture")
+	// ErrLocked: the data are being changed by somebody who has their lock.
+	ErrLocked = errors.New("locked")
 	// ErrNil: a null pointer was followed.
 	ErrNil = errors.New("null pointer")
 )
