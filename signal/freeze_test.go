@@ -63,7 +63,7 @@ func TestFreezeThaw(t *testing.T) {
 								continue
 							}
 							t.Run(kind.name, func(t *testing.T) {
-								row := fmt.Sprintf("%s %d cpu %s freeze %s", g.Config().Suite, cpus, load.name, kind.name)
+								row := fmt.Sprintf("%s %d cpu %s freeze %s", g.name, cpus, load.name, kind.name)
 								freezeThaw(t, g, kind.argv, kind.sleep, row, tab)
 							})
 						}
