@@ -33,7 +33,7 @@ type byBitmap struct {
 func (b *byBitmap) deliver(ctx context.Context, t *kernel.Task, sig Signal) error {
 	err := b.transact(ctx, func(ctx context.Context, p *plan) error {
 		b.report.Attempts++
-		if err := refuse(t, sig); err != nil {
+		if err := b.refuse(t, sig); err != nil {
 			return err
 		}
 		if err := b.sigLockFree(t); err != nil {
@@ -234,11 +234,11 @@ func (d *delivery) post(ctx context.Context, sig Signal) error {
 		d.report.Effect = "none"
 		return nil
 	}
-	if err := d.p.Update(d.s.PendingAddr, 8, d.signalPath("shared_pending.signal"), func(v uint64) uint64 { return v | sig.bit() }); err != nil {
+	if err := d.enqueue(sig); err != nil {
 		return err
 	}
 	t := d.pick(func(t *thread) bool {
-		return t.w.Blocked&sig.bit() == 0 && t.State&(kernel.TaskStopped|kernel.TaskTraced) == 0 && !t.IsUserWorker()
+		return d.mayTake(t) && t.w.Blocked&sig.bit() == 0 && t.State&(kernel.TaskStopped|kernel.TaskTraced) == 0 && !t.IsUserWorker()
 	}, kernel.TaskInterruptible)
 	if t == nil {
 		return d.unpicked(sig)
@@ -252,10 +252,25 @@ func (d *delivery) post(ctx context.Context, sig Signal) error {
 	return err
 }
 
+// mayTake says whether a thread is one that the signal is for.
+func (b *byBitmap) mayTake(t *thread) bool { return b.thread == nil || b.thread.Addr == t.Addr }
+
+// enqueue sets the bit of sig among the pending signals of the process, or of the one
+// thread that is to get it.
+func (d *delivery) enqueue(sig Signal) error {
+	at, path := d.s.PendingAddr, d.signalPath("shared_pending.signal")
+	for _, t := range d.threads {
+		if d.thread != nil && d.mayTake(t) {
+			at, path = t.w.PendingAddr, t.path("pending.signal")
+		}
+	}
+	return d.p.Update(at, 8, path, func(v uint64) uint64 { return v | sig.bit() })
+}
+
 // unpicked leaves a signal that no thread can take now where it will be found.
 func (d *delivery) unpicked(sig Signal) error {
 	for _, t := range d.threads {
-		if t.w.Blocked&sig.bit() != 0 {
+		if t.w.Blocked&sig.bit() != 0 || !d.mayTake(t) {
 			continue
 		}
 		// Stopped, or in uninterruptible sleep.
@@ -264,14 +279,14 @@ func (d *delivery) unpicked(sig Signal) error {
 		}
 		return d.notice(t)
 	}
-	d.report.Note = "every thread blocks the signal; it is pending"
+	d.report.Note = "every thread that may take the signal blocks it; it is pending"
 	return nil
 }
 
 // ignored is kernel/signal.c:sig_task_ignored for a process that is not traced.
 func (d *delivery) ignored(sig Signal) (bool, error) {
 	for _, t := range d.threads {
-		if t.w.Blocked&sig.bit() != 0 {
+		if d.mayTake(t) && (t.w.Blocked|t.w.Waited)&sig.bit() != 0 {
 			return false, nil // blocked signals are queued, whatever the handler
 		}
 	}
@@ -395,7 +410,7 @@ func (d *delivery) cont(ctx context.Context) error {
 	if h, err := d.handler(SIGCONT); err != nil {
 		return err
 	} else if h != sigDfl && h != sigIgn {
-		if err := d.p.Update(d.s.PendingAddr, 8, d.signalPath("shared_pending.signal"), func(v uint64) uint64 { return v | SIGCONT.bit() }); err != nil {
+		if err := d.enqueue(SIGCONT); err != nil {
 			return err
 		}
 		if len(stopped) == 0 {

@@ -208,6 +208,7 @@ func vforked(t *testing.T, g *guest) (task *kernel.Task, release func()) {
 		}
 		return waits > 10
 	}, time.Minute, 50*time.Millisecond)
+	require.NoError(t, task.Refresh())
 	released := false
 	release = func() {
 		if !released {

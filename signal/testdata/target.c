@@ -1,13 +1,15 @@
 /* target: a process to send signals to, which writes down all that it notices of them,
  * and its parent, which writes down what it is told of it.
  *
- *   target [-r] [-a] [-i] [-b] [-d] [-H] LOG MODE
+ *   target [-r] [-a] [-i] [-b] [-d] [-H] [-n] LOG MODE
+ *   target send PID TID SIGNAL
  *
  * -r handlers with SA_RESTART; -a on an alternate stack; -i SIGUSR1 and SIGRTMIN+3 are
- * ignored; -b they are blocked; -d no handlers at all; -H handlers for all signals.
+ * ignored; -b they are blocked; -d no handlers at all; -H handlers for all signals;
+ * -n in a pid namespace of its own.
  * Else SIGUSR1, SIGUSR2, SIGTERM and SIGRTMIN+3 have handlers.
  *
- * MODE is what it does meanwhile. */
+ * MODE is what it does meanwhile. The second form sends a signal, to a process if TID is 0. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +39,7 @@
 
 #define RT (34 + 3)
 
-static int log_fd, restart, alternate, ignoring, blocking, defaults, all;
+static int log_fd, restart, alternate, ignoring, blocking, defaults, all, container;
 static volatile sig_atomic_t unblock;
 static __thread int thread_index;
 static char stack[1 << 16];
@@ -117,7 +119,7 @@ struct deadline {
 
 static void schedule(const char *mode)
 {
-	struct sched_param fifo = { .sched_priority = 10 }, none = { 0 };
+	struct sched_param fifo = { .sched_priority = 10 };
 	struct deadline d = {
 		.size = sizeof d, .policy = SCHED_DEADLINE, .runtime = 5000000, .deadline = 20000000, .period = 20000000,
 	};
@@ -125,8 +127,8 @@ static void schedule(const char *mode)
 		die("SCHED_FIFO");
 	if (!strncmp(mode, "deadline", 8) && syscall(SYS_sched_setattr, 0, &d, 0))
 		die("SCHED_DEADLINE");
-	if (!strcmp(mode, "runnable") && sched_setscheduler(0, SCHED_IDLE, &none))
-		die("SCHED_IDLE");
+	if (!strcmp(mode, "runnable") && setpriority(PRIO_PROCESS, 0, 10))
+		die("nice");
 }
 
 static void work(void)
@@ -145,6 +147,7 @@ static void *in_thread(void *index)
 	struct timespec long_time = { 100000, 0 };
 	for (;;)
 		nanosleep(&long_time, NULL);
+	return NULL;
 }
 
 static void start_threads(int n)
@@ -245,16 +248,13 @@ static void run(const char *mode, int held)
 		} else if (!strcmp(mode, "fifo") || !strcmp(mode, "deadline"))
 			work();
 		else if (!strcmp(mode, "unblock")) {
-			sigset_t old;
-			sigemptyset(&old);
+			sigset_t most = watched;
+			sigdelset(&most, SIGUSR2);
 			sigprocmask(SIG_BLOCK, &watched, NULL);
-			sigdelset(&watched, SIGUSR2);
-			sigprocmask(SIG_UNBLOCK, &old, NULL);
-			sigsuspend(&watched);
+			sigsuspend(&most);
 			if (unblock) {
 				unblock = 0;
 				say("unblocks\n");
-				sigaddset(&watched, SIGUSR2);
 				sigprocmask(SIG_UNBLOCK, &watched, NULL);
 			}
 		} else
@@ -286,7 +286,6 @@ static void target(const char *mode, int held)
 	}
 	if (blocking)
 		sigprocmask(SIG_BLOCK, &some, NULL);
-	say("target %d\n", (int)getpid());
 	run(mode, held);
 }
 
@@ -299,13 +298,18 @@ static const char *code(int c)
 int main(int argc, char **argv)
 {
 	int opt, held[2] = { -1, -1 };
-	while ((opt = getopt(argc, argv, "raibdH")) > 0) {
+	if (argc == 5 && !strcmp(argv[1], "send")) {
+		int pid = atoi(argv[2]), tid = atoi(argv[3]), sig = atoi(argv[4]);
+		return (tid ? syscall(SYS_tgkill, pid, tid, sig) : kill(pid, sig)) ? errno : 0;
+	}
+	while ((opt = getopt(argc, argv, "raibdHn")) > 0) {
 		restart |= opt == 'r';
 		alternate |= opt == 'a';
 		ignoring |= opt == 'i';
 		blocking |= opt == 'b';
 		defaults |= opt == 'd';
 		all |= opt == 'H';
+		container |= opt == 'n';
 	}
 	if (argc - optind != 2)
 		return 1;
@@ -326,9 +330,12 @@ int main(int argc, char **argv)
 			hold(held[1]);
 		say("holder %d\n", holder);
 	}
+	if (container && unshare(CLONE_NEWPID))
+		die("unshare");
 	int pid = fork();
 	if (!pid)
 		target(mode, held[1]);
+	say("target %d\n", pid);
 	if (!strcmp(mode, "zombie"))
 		for (;;)
 			pause();
