@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
@@ -23,7 +24,7 @@ import (
 // way may not notice.
 type byBitmap struct {
 	*op
-	wanted []*thread // stopped threads that SIGCONT must still wake
+	wanted []*thread // threads for whose wake-ups there was no room yet
 
 	// With gather, threads are not woken but left to who acts on many processes.
 	gather   bool
@@ -81,16 +82,16 @@ func (b *byBitmap) arrived(ctx context.Context) func() (bool, error) {
 			if err := b.planSettle(p); err != nil {
 				return err
 			}
-			for _, t := range b.wanted {
+			b.wanted = slices.DeleteFunc(b.wanted, func(t *thread) bool {
 				u, err := b.k.TaskAt(t.Addr)
-				if err != nil || idOf(u) != idOf(t.Task) {
-					return &RefusedError{t.TGID, t.Comm, ErrExited}
-				}
+				return err != nil || idOf(u) != idOf(t.Task) // it has exited
+			})
+			var err error
+			for _, t := range b.wanted {
 				if t.w, err = taskLayout.Load(b.k, t.Addr); err != nil {
 					return err
 				}
 			}
-			var err error
 			served, err = b.planWake(ctx, p, b.wanted)
 			return err
 		})
@@ -312,15 +313,33 @@ func (d *delivery) handler(sig Signal) (uint64, error) {
 	return a.Handler, err
 }
 
+// wakesDying is what a wake-up that brings a SIGKILL wakes.
+const wakesDying = kernel.TaskInterruptible | kernel.TaskWakeKill
+
 // kill gives one thread a private SIGKILL; it takes the others along
 // (kernel/signal.c:do_group_exit). Private, for a killable sleep looks only there.
 func (d *delivery) kill(ctx context.Context) error {
-	const wakeable = kernel.TaskInterruptible | kernel.TaskWakeKill
-	t := d.pick(func(t *thread) bool { return !t.IsUserWorker() }, wakeable)
+	frozen, err := d.inGuestFreezer()
+	if err != nil {
+		return err
+	}
+	if frozen {
+		return d.killAll(ctx)
+	}
+	t := d.pick(func(t *thread) bool { return !t.IsUserWorker() }, wakesDying)
 	if t == nil {
 		t = d.threads[0] // uninterruptible: it dies when its sleep ends
 		d.report.Note = "every thread is in uninterruptible sleep"
 	}
+	if err := d.killThread(t); err != nil || !t.canWake(wakesDying) {
+		return err
+	}
+	_, err = d.wake(ctx, []*thread{t})
+	return err
+}
+
+// killThread does to one thread what makes it die when it runs.
+func (d *delivery) killThread(t *thread) error {
 	if err := d.p.Update(t.w.PendingAddr, 8, t.path("pending.signal"), func(v uint64) uint64 { return v | SIGKILL.bit() }); err != nil {
 		return err
 	}
@@ -339,15 +358,49 @@ func (d *delivery) kill(ctx context.Context) error {
 		}
 		jobctl &^= jobctlStopped
 	}
-	if jobctl != t.JobCtl {
-		if err := d.p.Set(t.w.JobCtl, 8, t.path("jobctl"), jobctl); err != nil {
-			return err
-		}
-	}
-	if !t.canWake(wakeable) {
+	if jobctl == t.JobCtl {
 		return nil
 	}
-	_, err := d.wake(ctx, []*thread{t})
+	return d.p.Set(t.w.JobCtl, 8, t.path("jobctl"), jobctl)
+}
+
+// inGuestFreezer says whether the guest's own cgroup v2 freezer holds a thread.
+func (d *delivery) inGuestFreezer() (bool, error) {
+	for _, t := range d.threads {
+		if !t.Frozen && t.JobCtl&jobctlTrapFreeze == 0 {
+			continue
+		}
+		g, err := t.Cgroup()
+		if err != nil || g.Cgroup.EFreeze != 0 {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// killAll marks the whole process for death, as kernel/signal.c:complete_signal does,
+// and wakes all threads. That mark is the only thing that is looked at before the
+// freezer's trap, which a thread of a frozen control group does not get past otherwise
+// (kernel/cgroup/freezer.c:cgroup_leave_frozen).
+func (d *delivery) killAll(ctx context.Context) error {
+	if err := setAll(d.p.Tx, []Edit{
+		{d.s.FlagsAddr, d.signalPath("flags"), 0, signalGroupExit, 4},
+		{d.s.ExitCodeAddr, d.signalPath("group_exit_code"), 0, uint64(SIGKILL), 4},
+		{d.s.GroupStopAddr, d.signalPath("group_stop_count"), 0, 0, 4},
+	}); err != nil {
+		return err
+	}
+	var asleep []*thread
+	for _, t := range d.threads {
+		if err := d.killThread(t); err != nil {
+			return err
+		}
+		if t.canWake(wakesDying | kernel.TaskStopped) {
+			asleep = append(asleep, t)
+		}
+	}
+	served, err := d.wake(ctx, asleep)
+	d.wanted = asleep[served:]
 	return err
 }
 
