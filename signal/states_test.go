@@ -161,7 +161,7 @@ func (x *target) outcome(sig signal.Signal, tid kernel.PID, before int) string {
 // by both ways of this package, and requires the same to come of it. The table with
 // latencies is in docs/signals.md.
 func TestSignalStates(t *testing.T) {
-	eachGuest(t, 1, func(t *testing.T, g *guest) {
+	oneGuest(t, 0, 1, func(t *testing.T, g *guest) {
 		tab := newStatesTable()
 		for _, s := range states {
 			t.Run(s.name, func(t *testing.T) { s.test(t, g, tab) })

@@ -266,6 +266,8 @@ static void target(const char *mode, int held)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	setpgid(0, 0);
+	struct rlimit core = { 1 << 20, 1 << 20 };
+	setrlimit(RLIMIT_CORE, &core);
 	stack_t alt = { .ss_sp = stack, .ss_size = sizeof stack };
 	if (alternate)
 		sigaltstack(&alt, NULL);
