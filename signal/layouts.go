@@ -23,6 +23,7 @@ const (
 	signalGroupExit     = 0x04
 	signalCLDStopped    = 0x10
 	signalCLDContinued  = 0x20
+	signalUnkillable    = 0x40
 	signalStopMask      = signalStopStopped | signalStopContinued | signalCLDStopped | signalCLDContinued
 
 	// __call_single_node.u_flags (include/linux/smp_types.h, irq_work.h).
@@ -52,7 +53,7 @@ type taskWords struct {
 	Usage     kernel.Addr `k:"&usage"`
 	PILock    uint32      `k:"pi_lock"`
 	Blocked   uint64      `k:"blocked"`
-	Waited    uint64      `k:"real_blocked"` // blocked, but for a sigtimedwait(2) under way
+	Waited    uint64      `k:"real_blocked"`         // blocked, but for a sigtimedwait(2) under way
 	Delayed   bool        `k:"se.sched_delayed,opt"` // 6.12+: asleep, though still on the run queue
 
 	Pending      uint64      `k:"pending.signal"`

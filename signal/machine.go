@@ -65,8 +65,8 @@ type op struct {
 	log *slog.Logger
 	aim aim
 
-	rec       *record // from the first pause on, if there is a journal
-	left      bool    // something is in the guest that could not be taken back
+	rec       *record      // from the first pause on, if there is a journal
+	left      bool         // something is in the guest that could not be taken back
 	thread    *kernel.Task // that alone is to get the signal, nil for any of its process
 	report    Report
 	resumed   time.Time // when the guest last went on: latencies count from here

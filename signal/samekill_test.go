@@ -23,6 +23,7 @@ type scenario struct {
 	argv    []string // of the target
 	signals []signal.Signal
 	threads []int // to send each to, by their place in the process; nil: to the process
+	enter   func(t *testing.T, x *target) (leave func())
 
 	// byBitmap makes, of what kill(2) comes to, what sending by bitmap does, where
 	// that differs more than in who sends.
@@ -82,6 +83,10 @@ func scenarios() []scenario {
 		{name: "leader has exited: USR1, STOP, CONT, KILL", argv: []string{"leader"}, signals: sigs{usr1, stop, cont, kill}},
 		{name: "init of a container: TERM, STOP, CONT, KILL", argv: []string{"-n", "-d", "pause"}, signals: sigs{term, stop, cont, kill}},
 		{name: "vfork wait: USR1, KILL", argv: []string{"vfork"}, signals: sigs{usr1, kill}},
+		{name: "vfork wait, no handlers: TERM", argv: []string{"-d", "vfork"}, signals: sigs{term}},
+		{name: "killable sleep, no handlers: RTMIN+3", argv: []string{"-d", "killable"}, signals: sigs{rt3}},
+		{name: "frozen by cgroup v2: USR1, KILL", argv: []string{"pause"}, enter: enterFreezer2, signals: sigs{usr1, kill}},
+		{name: "frozen by cgroup v2, no handlers: TERM", argv: []string{"-d", "threads"}, enter: enterFreezer2, signals: sigs{term}},
 	}
 	for _, c := range []struct{ name, mode string }{
 		{"nanosleep", "nanosleep"},
@@ -164,6 +169,13 @@ func (s scenario) run(t *testing.T, g *guest, way signal.Strategy, byKill []stri
 		u, err := g.k.Task(tid)
 		return err == nil && (u.State != kernel.TaskRunning || s.argv[len(s.argv)-1] == "spin" || s.argv[len(s.argv)-1] == "kernel")
 	})
+	if s.enter != nil {
+		t.Cleanup(s.enter(t, x))
+		x.until(t, "target to be frozen", func() bool {
+			u, err := g.k.Task(tid)
+			return err == nil && u.Frozen && u.State&kernel.TaskInterruptible != 0
+		})
+	}
 	tids := []kernel.PID{0}
 	if s.threads != nil {
 		tids = nil

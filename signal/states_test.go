@@ -105,9 +105,10 @@ func enterStop(t *testing.T, x *target) func() {
 }
 
 func enterFreezer2(t *testing.T, x *target) func() {
-	name := x.g.cgroup(t, 100)
-	x.g.sh(t, "echo %d > /tmp/cg2%s/cgroup.procs && echo 1 > /tmp/cg2%s/cgroup.freeze", x.task.PID, name, name)
-	return func() { x.g.sh(t, "echo 0 > /tmp/cg2%s/cgroup.freeze", name) }
+	dir := fmt.Sprintf("/tmp/cg2/frozen-%d", files.Add(1))
+	x.g.sh(t, "mkdir -p /tmp/cg2; mountpoint -q /tmp/cg2 || mount -t cgroup2 none /tmp/cg2; "+
+		"mkdir %s && echo %d > %s/cgroup.procs && echo 1 > %s/cgroup.freeze", dir, x.task.PID, dir, dir)
+	return func() { x.g.sh(t, "echo 0 > %s/cgroup.freeze", dir) }
 }
 
 func enterFreezer1(t *testing.T, x *target) func() {
@@ -339,7 +340,7 @@ func (r *round) freeze(t *testing.T, tab *statesTable) {
 // statesTable is the table of one kernel.
 type statesTable struct {
 	doctable.Table
-	took  table                // by row, verb and way
+	took  table                 // by row, verb and way
 	found map[string]([]string) // what came of it, likewise
 }
 

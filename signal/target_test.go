@@ -115,7 +115,7 @@ func (x *target) number(t *testing.T, what string) int {
 
 // taken counts how often it was given a signal, by whatever way.
 func (x *target) taken(sig signal.Signal) int {
-	return len(regexp.MustCompile(`(?m)(handler|sigtimedwait|signalfd) ` + strconv.Itoa(int(sig)) + ` code`).FindAllString(x.said(), -1))
+	return len(regexp.MustCompile(`(?m)(handler|sigtimedwait|signalfd) `+strconv.Itoa(int(sig))+` code`).FindAllString(x.said(), -1))
 }
 
 // thread returns a thread of it that lives: the last one, which is the leader if it is
