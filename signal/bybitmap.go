@@ -294,7 +294,11 @@ func (d *delivery) unpicked(sig Signal) error {
 // ignored is kernel/signal.c:sig_task_ignored for a process that is not traced.
 func (d *delivery) ignored(sig Signal) (bool, error) {
 	for _, t := range d.threads {
-		if d.mayTake(t) && (t.w.Blocked|t.w.Waited)&sig.bit() != 0 {
+		asked := t.PID == t.TGID // whom the kernel asks for its process
+		if d.thread != nil {
+			asked = d.mayTake(t)
+		}
+		if asked && (t.w.Blocked|t.w.Waited)&sig.bit() != 0 {
 			return false, nil // blocked signals are queued, whatever the handler
 		}
 	}
