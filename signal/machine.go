@@ -23,8 +23,9 @@ type machine struct {
 	at    place
 	caps  Capabilities
 	slots slots
-	queue error // why many tasks cannot be woken at once
-	kicks int   // NMIs whose effect has not been seen yet
+	queue error    // why many tasks cannot be woken at once
+	kicks int      // NMIs whose effect has not been seen yet
+	nmis  [16]byte // counts of NMIs before the last one that was sent
 
 	journal *journal // nil: none is kept
 }
