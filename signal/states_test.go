@@ -37,7 +37,7 @@ type state struct {
 	refused error
 	// thread: the signal is sent to the last thread, not to the process.
 	thread bool
-	slow   bool // it may not come to the point where it would be held
+	slow   bool // it does not come to the point where it would be held
 	// byBitmap is what sending by bitmap comes to where that is not what kill(2) does.
 	byBitmap map[signal.Signal]string
 }
@@ -79,7 +79,7 @@ var states = []state{
 	{name: "uninterruptible sleep", argv: []string{"uninterruptible"}, is: uninterruptible, slow: true},
 	{name: "stopped", argv: []string{"pause"}, enter: enterStop, is: func(u *kernel.Task) bool { return u.State&kernel.TaskStopped != 0 }},
 	{name: "traced", argv: []string{"traced"}, is: func(u *kernel.Task) bool { return u.Ptrace != 0 }, refused: signal.ErrTraced},
-	{name: "cgroup v2 freezer", argv: []string{"pause"}, enter: enterFreezer2, is: func(u *kernel.Task) bool { return u.Frozen && sleeps(u) }, slow: true},
+	{name: "cgroup v2 freezer", argv: []string{"pause"}, enter: enterFreezer2, is: func(u *kernel.Task) bool { return u.Frozen && sleeps(u) }},
 	{name: "cgroup v1 freezer", argv: []string{"pause"}, enter: enterFreezer1, is: func(u *kernel.Task) bool { return !sleeps(u) && u.OnCPU == 0 }, slow: true},
 	{name: "zombie", argv: []string{"zombie"}, is: func(u *kernel.Task) bool { return u.ExitState != 0 }, refused: signal.ErrExited},
 	{name: "leader has exited, a thread sleeps", argv: []string{"leader"}, is: sleeps},
@@ -302,8 +302,8 @@ func (r *round) post(t *testing.T, sig signal.Signal, expected string) time.Dura
 		return 0
 	}
 	o := &signal.Options{Strategy: r.way, Thread: r.s.thread}
-	if expected != acts {
-		o.Timeout = 100 * time.Millisecond
+	if expected == waits && (sig == signal.SIGSTOP || sig == signal.SIGKILL) {
+		o.Timeout = 500 * time.Millisecond // and no effect of it
 	}
 	report, err := signal.Send(t.Context(), to, sig, o)
 	if expected == waits && (sig == signal.SIGSTOP || sig == signal.SIGKILL) && !(err == nil && strings.Contains(report.Effect, "is frozen")) {
@@ -323,7 +323,7 @@ func (r *round) freeze(t *testing.T, tab *statesTable) {
 	}
 	o := &signal.FreezeOptions{}
 	if r.s.slow {
-		o.Timeout = 200 * time.Millisecond
+		o.Timeout = 500 * time.Millisecond
 	}
 	f, err := signal.Freeze(t.Context(), r.x.task, o)
 	if errors.Is(err, signal.ErrTimeout) && r.s.slow {

@@ -21,8 +21,11 @@ type Table struct {
 
 type cell struct{ row, column string }
 
-// Set stores what came of a test. An empty text is as none.
+// Set stores what came of a test. An empty text is none.
 func (t *Table) Set(row, column, text string) {
+	if text == "" {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cells == nil {

@@ -18,6 +18,7 @@ func TestTable(t *testing.T) {
 	two := &Table{Corner: "row", Columns: []string{"c", "d"}, Rows: []string{"r", "s t", "u"}}
 	two.Set("r", "c", "4")
 	two.Set("r", "d", "5")
+	two.Set("s t", "c", "") // was not run
 	require.ErrorContains(t, two.Write(file, "y"), `"y"`)
 	equal := func(a, b string) bool { return a == b }
 	d, err := two.Compare(file, "x", equal)
