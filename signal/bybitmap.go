@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 )
@@ -19,11 +20,12 @@ import (
 // 6.x and crashes 7.x, whose scheduler keeps more books than can be kept from
 // outside.
 //
-// What this way misses: signalfd readers are not woken, and a fork that is under
-// way may not notice.
+// What this way misses: signalfd readers are not woken, a real-time signal that is
+// sent again before it is taken is taken once, and a fork that is under way may not
+// notice.
 type byBitmap struct {
 	*op
-	wanted []*thread // stopped threads that SIGCONT must still wake
+	wanted []*thread // threads for whose wake-ups there was no room yet
 
 	// With gather, threads are not woken but left to who acts on many processes.
 	gather   bool
@@ -33,7 +35,7 @@ type byBitmap struct {
 func (b *byBitmap) deliver(ctx context.Context, t *kernel.Task, sig Signal) error {
 	err := b.transact(ctx, func(ctx context.Context, p *plan) error {
 		b.report.Attempts++
-		if err := refuse(t, sig); err != nil {
+		if err := b.refuse(t, sig); err != nil {
 			return err
 		}
 		if err := b.sigLockFree(t); err != nil {
@@ -81,16 +83,16 @@ func (b *byBitmap) arrived(ctx context.Context) func() (bool, error) {
 			if err := b.planSettle(p); err != nil {
 				return err
 			}
-			for _, t := range b.wanted {
+			b.wanted = slices.DeleteFunc(b.wanted, func(t *thread) bool {
 				u, err := b.k.TaskAt(t.Addr)
-				if err != nil || idOf(u) != idOf(t.Task) {
-					return &RefusedError{t.TGID, t.Comm, ErrExited}
-				}
+				return err != nil || idOf(u) != idOf(t.Task) // it has exited
+			})
+			var err error
+			for _, t := range b.wanted {
 				if t.w, err = taskLayout.Load(b.k, t.Addr); err != nil {
 					return err
 				}
 			}
-			var err error
 			served, err = b.planWake(ctx, p, b.wanted)
 			return err
 		})
@@ -234,11 +236,17 @@ func (d *delivery) post(ctx context.Context, sig Signal) error {
 		d.report.Effect = "none"
 		return nil
 	}
-	if err := d.p.Update(d.s.PendingAddr, 8, d.signalPath("shared_pending.signal"), func(v uint64) uint64 { return v | sig.bit() }); err != nil {
+	if err := d.enqueue(sig); err != nil {
 		return err
 	}
+	if fatal, err := d.fatalNow(sig); err != nil || fatal {
+		if err != nil {
+			return err
+		}
+		return d.killAll(ctx, sig)
+	}
 	t := d.pick(func(t *thread) bool {
-		return t.w.Blocked&sig.bit() == 0 && t.State&(kernel.TaskStopped|kernel.TaskTraced) == 0 && !t.IsUserWorker()
+		return d.mayTake(t) && t.w.Blocked&sig.bit() == 0 && t.State&(kernel.TaskStopped|kernel.TaskTraced) == 0 && !t.IsUserWorker()
 	}, kernel.TaskInterruptible)
 	if t == nil {
 		return d.unpicked(sig)
@@ -252,10 +260,25 @@ func (d *delivery) post(ctx context.Context, sig Signal) error {
 	return err
 }
 
+// mayTake says whether a thread is one that the signal is for.
+func (b *byBitmap) mayTake(t *thread) bool { return b.thread == nil || b.thread.Addr == t.Addr }
+
+// enqueue sets the bit of sig among the pending signals of the process, or of the one
+// thread that is to get it.
+func (d *delivery) enqueue(sig Signal) error {
+	at, path := d.s.PendingAddr, d.signalPath("shared_pending.signal")
+	for _, t := range d.threads {
+		if d.thread != nil && d.mayTake(t) {
+			at, path = t.w.PendingAddr, t.path("pending.signal")
+		}
+	}
+	return d.p.Update(at, 8, path, func(v uint64) uint64 { return v | sig.bit() })
+}
+
 // unpicked leaves a signal that no thread can take now where it will be found.
 func (d *delivery) unpicked(sig Signal) error {
 	for _, t := range d.threads {
-		if t.w.Blocked&sig.bit() != 0 {
+		if t.w.Blocked&sig.bit() != 0 || !d.mayTake(t) {
 			continue
 		}
 		// Stopped, or in uninterruptible sleep.
@@ -264,19 +287,24 @@ func (d *delivery) unpicked(sig Signal) error {
 		}
 		return d.notice(t)
 	}
-	d.report.Note = "every thread blocks the signal; it is pending"
+	d.report.Note = "every thread that may take the signal blocks it; it is pending"
 	return nil
 }
 
 // ignored is kernel/signal.c:sig_task_ignored for a process that is not traced.
 func (d *delivery) ignored(sig Signal) (bool, error) {
 	for _, t := range d.threads {
-		if t.w.Blocked&sig.bit() != 0 {
+		asked := t.PID == t.TGID // whom the kernel asks for its process
+		if d.thread != nil {
+			asked = d.mayTake(t)
+		}
+		if asked && (t.w.Blocked|t.w.Waited)&sig.bit() != 0 {
 			return false, nil // blocked signals are queued, whatever the handler
 		}
 	}
 	h, err := d.handler(sig)
-	return h == sigIgn || h == sigDfl && sig.bit()&ignoreSignals != 0, err
+	unkillable := d.s.Flags&signalUnkillable != 0 && sig != SIGSTOP // the init of a container
+	return h == sigIgn || h == sigDfl && (sig.bit()&ignoreSignals != 0 || unkillable), err
 }
 
 const (
@@ -295,45 +323,6 @@ func (d *delivery) handler(sig Signal) (uint64, error) {
 	}
 	a, err := sigactionLayout.Load(d.k, sighand.Action.Add(int(sig-1)*size))
 	return a.Handler, err
-}
-
-// kill gives one thread a private SIGKILL; it takes the others along
-// (kernel/signal.c:do_group_exit). Private, for a killable sleep looks only there.
-func (d *delivery) kill(ctx context.Context) error {
-	const wakeable = kernel.TaskInterruptible | kernel.TaskWakeKill
-	t := d.pick(func(t *thread) bool { return !t.IsUserWorker() }, wakeable)
-	if t == nil {
-		t = d.threads[0] // uninterruptible: it dies when its sleep ends
-		d.report.Note = "every thread is in uninterruptible sleep"
-	}
-	if err := d.p.Update(t.w.PendingAddr, 8, t.path("pending.signal"), func(v uint64) uint64 { return v | SIGKILL.bit() }); err != nil {
-		return err
-	}
-	if err := d.notice(t); err != nil {
-		return err
-	}
-	jobctl := t.JobCtl
-	if t.Frozen || jobctl&jobctlTrapFreeze != 0 {
-		// The freezer's trap comes before the signals.
-		jobctl &^= jobctlTrapFreeze
-	}
-	if t.State&kernel.TaskStopped != 0 {
-		jobctl &^= jobctlStopPending | jobctlStopConsume | jobctlStopDequeued | jobctlTrapStop | jobctlTrapNotify
-		if err := d.unstop(t); err != nil {
-			return err
-		}
-		jobctl &^= jobctlStopped
-	}
-	if jobctl != t.JobCtl {
-		if err := d.p.Set(t.w.JobCtl, 8, t.path("jobctl"), jobctl); err != nil {
-			return err
-		}
-	}
-	if !t.canWake(wakeable) {
-		return nil
-	}
-	_, err := d.wake(ctx, []*thread{t})
-	return err
 }
 
 // unstop makes a stopped thread one that wake_up_process() wakes. Interruptible,
@@ -395,7 +384,7 @@ func (d *delivery) cont(ctx context.Context) error {
 	if h, err := d.handler(SIGCONT); err != nil {
 		return err
 	} else if h != sigDfl && h != sigIgn {
-		if err := d.p.Update(d.s.PendingAddr, 8, d.signalPath("shared_pending.signal"), func(v uint64) uint64 { return v | SIGCONT.bit() }); err != nil {
+		if err := d.enqueue(SIGCONT); err != nil {
 			return err
 		}
 		if len(stopped) == 0 {

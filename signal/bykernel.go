@@ -26,10 +26,14 @@ func (b *byKernel) deliver(ctx context.Context, t *kernel.Task, sig Signal) erro
 	}
 	err = b.transact(ctx, func(ctx context.Context, p *plan) error {
 		b.report.Attempts++
-		if err := refuse(t, sig); err != nil {
+		if err := b.refuse(t, sig); err != nil {
 			return err
 		}
-		return b.plan(ctx, p, t, sig)
+		kind := pidTypeTGID
+		if b.thread != nil {
+			t, kind = b.thread, pidTypePID
+		}
+		return b.plan(ctx, p, t, sig, kind)
 	})
 	if err != nil || b.report.DryRun {
 		return err
@@ -37,6 +41,9 @@ func (b *byKernel) deliver(ctx context.Context, t *kernel.Task, sig Signal) erro
 	err = waitFor(ctx, b.taken, func() error { return b.nudge(ctx) })
 	if err == nil {
 		return errors.Join(b.rec.note("taken"), b.afterKick())
+	}
+	if b.thread != nil {
+		t = b.thread
 	}
 	left := ""
 	if takeBack := b.cancel(context.WithoutCancel(ctx), t); takeBack != nil {
@@ -52,7 +59,7 @@ func (b *byKernel) taken() (bool, error) {
 	return v&irqWorkInFlight == 0, err
 }
 
-func (b *byKernel) plan(ctx context.Context, p *plan, t *kernel.Task, sig Signal) error {
+func (b *byKernel) plan(ctx context.Context, p *plan, t *kernel.Task, sig Signal, kind int) error {
 	flags, err := p.Get(b.w.Flags, 4)
 	if err != nil {
 		return err
@@ -77,7 +84,7 @@ func (b *byKernel) plan(ctx context.Context, p *plan, t *kernel.Task, sig Signal
 	edits := []Edit{
 		{b.w.Task, path("task"), 0, uint64(t.Addr), 8},
 		{b.w.Sig, path("sig"), 0, uint64(sig), 4},
-		{b.w.Type, path("type"), 0, pidTypeTGID, 4},
+		{b.w.Type, path("type"), 0, uint64(kind), 4},
 	}
 	if workLayout.Has(b.k, "HasSiginfo") {
 		edits = append(edits, Edit{b.w.HasSiginfo, path("has_siginfo"), 0, 0, 1})

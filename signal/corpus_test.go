@@ -25,7 +25,7 @@ func TestCorpus(t *testing.T) {
 		for name, l := range map[string]interface{ Check(types.Source) error }{
 			"task": taskLayout, "signal": signalLayout, "sighand": sighandLayout, "sigaction": sigactionLayout,
 			"rq": rqLayout, "work": workLayout, "llist": llistLayout, "csd": csdLayout,
-			"timer": timerLayout, "timerBase": timerBaseLayout, "irqWork": irqWorkLayout, "sigqueue": sigqueueLayout, // wake_q_head is not in the corpus; the guest tests have it.
+			"timer": timerLayout, "timerBase": timerBaseLayout, "irqWork": irqWorkLayout, "sigqueue": sigqueueLayout, "wakeQ": wakeQLayout,
 		} {
 			if err := l.Check(src); err != nil {
 				t.Errorf("%s: %s: %v", k.Name(), name, err)

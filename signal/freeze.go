@@ -226,7 +226,7 @@ func (f *Frozen) look() (waiting string, err error) {
 	if err := u.Refresh(); err != nil {
 		return "", gone(&u, err)
 	}
-	if u.ExitState != 0 || u.Flags&kernel.PFExiting != 0 {
+	if exited(&u) {
 		return "", &RefusedError{u.PID, u.Comm, ErrExited}
 	}
 	before, waiting, err := heldThreads(&u, f.others)

@@ -63,7 +63,7 @@ func TestFreezeThaw(t *testing.T) {
 								continue
 							}
 							t.Run(kind.name, func(t *testing.T) {
-								row := fmt.Sprintf("%s %d cpu %s freeze %s", g.Config().Suite, cpus, load.name, kind.name)
+								row := fmt.Sprintf("%s %d cpu %s freeze %s", g.name, cpus, load.name, kind.name)
 								freezeThaw(t, g, kind.argv, kind.sleep, row, tab)
 							})
 						}
@@ -208,6 +208,7 @@ func vforked(t *testing.T, g *guest) (task *kernel.Task, release func()) {
 		}
 		return waits > 10
 	}, time.Minute, 50*time.Millisecond)
+	require.NoError(t, task.Refresh())
 	released := false
 	release = func() {
 		if !released {

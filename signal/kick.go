@@ -3,6 +3,7 @@ package signal
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/vmi"
@@ -69,6 +70,7 @@ func (o *op) settledCPU0(ctx context.Context) (cpu0, error) {
 
 // planKick adds to tx what keeps the NMI silent.
 func (o *op) planKick(tx *Tx, c cpu0) error {
+	o.machine.nmis, _ = o.countNMIs()
 	if err := tx.Set(o.at.lastNMIRIP, 8, "last_nmi_rip(cpu 0)", c.rip); err != nil {
 		return err
 	}
@@ -100,6 +102,29 @@ func (o *op) planResched(tx *Tx, c cpu0) error {
 		func(v uint64) uint64 { return v | o.at.tifNeedResched })
 }
 
+// countNMIs returns how many NMIs of each kind CPU 0 has seen, if the kernel keeps count
+// (arch/x86/kernel/nmi.c:nmi_stats).
+func (o *op) countNMIs() (n [16]byte, ok bool) {
+	a, err := o.k.PerCPU("nmi_stats", 0)
+	if err == nil {
+		_, err = o.k.ReadAt(n[:], a)
+	}
+	return n, err == nil
+}
+
+// nmiLimit bounds the wait for an NMI that was sent. The processor takes it as the
+// first thing when it runs, but the host may not let it run.
+const nmiLimit = 500 * time.Millisecond
+
+// awaitNMI waits until the last NMI that was sent has come.
+func (o *op) awaitNMI() {
+	for end := time.Now().Add(nmiLimit); time.Now().Before(end); time.Sleep(50 * time.Microsecond) {
+		if n, ok := o.countNMIs(); !ok || n != o.machine.nmis {
+			return
+		}
+	}
+}
+
 // afterKick clears swallow_nmi again once the NMI has come, so that a later, real
 // one is not swallowed. Only CPU 0's NMI handler touches the byte, which makes a
 // plain store safe while the guest runs.
@@ -113,6 +138,7 @@ func (o *op) afterKick() error {
 	o.kicks = 0
 	// Or another operation's NMI may be on its way.
 	if o.machine.kicks == 0 {
+		o.awaitNMI()
 		if _, err := o.k.WriteAt([]byte{0}, o.at.swallowNMI); err != nil {
 			return fmt.Errorf("clear swallow_nmi: %w", err)
 		}

@@ -24,6 +24,7 @@ const (
 	signalGroupExit     = 0x04
 	signalCLDStopped    = 0x10
 	signalCLDContinued  = 0x20
+	signalUnkillable    = 0x40
 	signalStopMask      = signalStopStopped | signalStopContinued | signalCLDStopped | signalCLDContinued
 
 	// __call_single_node.u_flags (include/linux/smp_types.h, irq_work.h).
@@ -38,7 +39,9 @@ const (
 	timerArrayShift = 22
 	timerLevelSize  = 64
 
-	pidTypeTGID = 1 // enum pid_type: the whole process
+	// enum pid_type.
+	pidTypePID  = 0 // the one thread
+	pidTypeTGID = 1 // the whole process
 )
 
 // taskWords are the words of a task_struct that signals are made of: values as
@@ -51,6 +54,7 @@ type taskWords struct {
 	Usage     kernel.Addr `k:"&usage"`
 	PILock    uint32      `k:"pi_lock"`
 	Blocked   uint64      `k:"blocked"`
+	Waited    uint64      `k:"real_blocked"`         // blocked, but for a sigtimedwait(2) under way
 	Delayed   bool        `k:"se.sched_delayed,opt"` // 6.12+: asleep, though still on the run queue
 
 	Pending      uint64      `k:"pending.signal"`

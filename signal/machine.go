@@ -23,8 +23,9 @@ type machine struct {
 	at    place
 	caps  Capabilities
 	slots slots
-	queue error // why many tasks cannot be woken at once
-	kicks int   // NMIs whose effect has not been seen yet
+	queue error    // why many tasks cannot be woken at once
+	kicks int      // NMIs whose effect has not been seen yet
+	nmis  [16]byte // counts of NMIs before the last one that was sent
 
 	journal *journal // nil: none is kept
 }
@@ -65,8 +66,9 @@ type op struct {
 	log *slog.Logger
 	aim aim
 
-	rec       *record // from the first pause on, if there is a journal
-	left      bool    // something is in the guest that could not be taken back
+	rec       *record      // from the first pause on, if there is a journal
+	left      bool         // something is in the guest that could not be taken back
+	thread    *kernel.Task // that alone is to get the signal, nil for any of its process
 	report    Report
 	resumed   time.Time // when the guest last went on: latencies count from here
 	kicks     int       // own share of machine.kicks

@@ -37,6 +37,7 @@ func ParseStrategy(name string) (Strategy, error) {
 type Options struct {
 	Strategy Strategy
 	DryRun   bool          // plan and report, write nothing
+	Thread   bool          // to the one thread that is given, as tgkill(2) does; Send only
 	Timeout  time.Duration // for the effect to be seen; 0: 10 s
 	Logger   *slog.Logger  // nil: no log
 }

@@ -51,7 +51,7 @@ func seeStopped(t *kernel.Task, m members) (bool, string, error) {
 	if err := u.Refresh(); err != nil {
 		return false, "", gone(t, err)
 	}
-	if u.ExitState != 0 {
+	if exited(&u) {
 		return false, "", &RefusedError{t.PID, t.Comm, ErrExited}
 	}
 	stopped, others, err := stopState(&u, m)
@@ -82,7 +82,7 @@ func (o *op) seeContinued(t *kernel.Task) (bool, string, error) {
 	if err := u.Refresh(); err != nil {
 		return false, "", gone(t, err)
 	}
-	if u.ExitState != 0 {
+	if exited(&u) {
 		return true, "the process went on and has exited", nil
 	}
 	s, err := signalLayout.Load(o.k, u.Signal)

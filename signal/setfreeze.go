@@ -181,6 +181,9 @@ func (f *FrozenSet) Report() *SetReport { return f.finished() }
 // Verify returns nil if no thread has run since FreezeAll; else the error is ErrNotHeld.
 func (f *FrozenSet) Verify() error {
 	for _, m := range f.order {
+		if len(m.held) == 0 { // it exited, and was never held
+			continue
+		}
 		if err := m.Verify(); err != nil {
 			return err
 		}

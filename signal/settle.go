@@ -108,6 +108,11 @@ func (o *op) nudge(ctx context.Context) error {
 	}
 	o.log.Debug("wake-up has not landed, helping", "wakes", len(o.unsettled))
 	return o.transact(ctx, func(ctx context.Context, p *plan) error {
+		// They may have on the way into this pause. Then an NMI would be for nothing,
+		// and there would be no effect of it to wait for.
+		if ok, err := o.allLanded(); ok || err != nil {
+			return err
+		}
 		c, err := o.lookCPU0(ctx)
 		if err != nil {
 			return err

@@ -83,6 +83,7 @@ func sigset(sigs ...Signal) (set uint64) {
 }
 
 var (
-	stopSignals   = sigset(SIGSTOP, 20, 21, 22) // kernel/signal.c:SIG_KERNEL_STOP_MASK
-	ignoreSignals = sigset(SIGCONT, 17, 23, 28) // SIG_KERNEL_IGNORE_MASK
+	stopSignals   = sigset(SIGSTOP, 20, 21, 22)              // kernel/signal.c:SIG_KERNEL_STOP_MASK
+	ignoreSignals = sigset(SIGCONT, 17, 23, 28)              // SIG_KERNEL_IGNORE_MASK
+	dumpSignals   = sigset(3, 4, 5, 6, 7, 8, 11, 24, 25, 31) // SIG_KERNEL_COREDUMP_MASK
 )

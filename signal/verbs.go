@@ -41,6 +41,9 @@ func Kill(ctx context.Context, t *kernel.Task, o *Options) (*Report, error) {
 // returns when the effect was seen; for others when the kernel has the signal, as
 // kill(2) does. A handler sees a sender of pid 0. Errors are those of Stop; with
 // an error the report, if there is one, says how far it came.
+//
+// With Options.Thread the signal is sent to the thread t, as tgkill(2) does; what it
+// does to the whole process, as stopping and killing, it does nevertheless.
 func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Report, error) {
 	if opt == nil {
 		opt = &Options{}
@@ -49,10 +52,13 @@ func Send(ctx context.Context, t *kernel.Task, sig Signal, opt *Options) (*Repor
 	if err != nil {
 		return nil, err
 	}
+	if opt.Thread {
+		o.thread = t
+	}
 	if t, err = processOf(t); err != nil {
 		return nil, err
 	}
-	if err := refuse(t, sig); err != nil {
+	if err := o.refuse(t, sig); err != nil {
 		return nil, err
 	}
 	if sig == 0 || sig > sigMax {
@@ -181,7 +187,24 @@ func gone(t *kernel.Task, err error) error {
 	return err
 }
 
-// refuse reads t again and says if it must be left alone.
+// refuse is refuse of a process and of the thread of it that is to get the signal.
+func (o *op) refuse(t *kernel.Task, sig Signal) error {
+	if err := refuse(t, sig); err != nil || o.thread == nil {
+		return err
+	}
+	u := *o.thread
+	if err := u.Refresh(); err != nil {
+		return gone(&u, err)
+	}
+	if u.ExitState != 0 || u.Flags&kernel.PFExiting != 0 {
+		return &RefusedError{u.PID, u.Comm, ErrExited}
+	}
+	o.thread = &u
+	return nil
+}
+
+// refuse reads t again and says if it must be left alone. A leader that has exited is
+// no reason while another thread of it runs.
 func refuse(t *kernel.Task, sig Signal) error {
 	if err := t.Refresh(); err != nil {
 		return gone(t, err)
@@ -190,7 +213,7 @@ func refuse(t *kernel.Task, sig Signal) error {
 	switch {
 	case t.IsKernelThread():
 		return no(ErrKernelThread)
-	case t.ExitState != 0 || t.Flags&kernel.PFExiting != 0 || t.Sighand == 0:
+	case t.Sighand == 0:
 		return no(ErrExited)
 	case t.PID <= 1 && sig != SIGCONT:
 		return no(ErrInit)
@@ -203,7 +226,23 @@ func refuse(t *kernel.Task, sig Signal) error {
 			return no(ErrTraced)
 		}
 	}
+	if exited(t) {
+		return no(ErrExited)
+	}
 	return nil
+}
+
+// exited says whether no thread of a process can take a signal any more. It is not
+// asked of the leader alone, which may exit before the others do.
+func exited(t *kernel.Task) bool {
+	if t.Sighand == 0 {
+		return true
+	}
+	if t.ExitState == 0 && t.Flags&kernel.PFExiting == 0 {
+		return false
+	}
+	threads, err := threadsOf(t)
+	return err == nil && len(threads) == 0
 }
 
 // timeout returns the error of a wait that ended with err.
