@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,7 +24,29 @@ import (
 	_ "github.com/ovmigrate/ovmigrate/vmi/sources"
 )
 
-var suites = []string{"bookworm", "trixie"}
+// suites are names of suites, of kernels, or paths of kernel images: OVM_SIGNAL_KERNELS,
+// or else a few, with kernels of PREEMPT_RT in the acceptance run.
+var suites = sync.OnceValue(func() []string {
+	if s := strings.Fields(os.Getenv("OVM_SIGNAL_KERNELS")); len(s) > 0 {
+		return s
+	}
+	s := []string{"bookworm", "trixie"}
+	if acceptance() {
+		s = append(s, "bookworm-rt", "trixie-rt")
+	}
+	return s
+})
+
+// configOf returns the guest of that name.
+func configOf(name string) testvm.Config {
+	if strings.Contains(name, "/") {
+		return testvm.Config{KernelImage: name}
+	}
+	if slices.ContainsFunc(testvm.Kernels(), func(k testvm.Kernel) bool { return k.Name == name }) {
+		return testvm.Config{Kernel: name}
+	}
+	return testvm.Config{Suite: name}
+}
 
 // repetitions of each thing that is measured. OVM_SIGNAL_REPS=200 is the
 // acceptance run.
@@ -48,7 +72,7 @@ type guest struct {
 // eachGuest runs f on a guest of every suite, and sees to it that the guest's
 // kernel had nothing to complain about in the end.
 func eachGuest(t *testing.T, cpus int, f func(t *testing.T, g *guest)) {
-	guests(t, suites, cpus, f)
+	guests(t, suites(), cpus, f)
 }
 
 // oneGuest is eachGuest for what takes long: a guest of one suite, by its place among
@@ -58,13 +82,15 @@ func oneGuest(t *testing.T, i, cpus int, f func(t *testing.T, g *guest)) {
 		eachGuest(t, cpus, f)
 		return
 	}
-	guests(t, suites[i:i+1], cpus, f)
+	guests(t, []string{suites()[i%len(suites())]}, cpus, f)
 }
 
 func guests(t *testing.T, suites []string, cpus int, f func(t *testing.T, g *guest)) {
 	for _, suite := range suites {
-		t.Run(suite, func(t *testing.T) {
-			vm := testvm.StartShared(t, testvm.Config{Suite: suite, CPUs: cpus})
+		t.Run(filepath.Base(suite), func(t *testing.T) {
+			c := configOf(suite)
+			c.CPUs = cpus
+			vm := testvm.StartShared(t, c)
 			mem, err := vmi.Open(t.Context(), "qmp:"+vm.QMPSocket(), &vmi.Options{Writable: true})
 			require.NoError(t, err)
 			defer mem.Close()
