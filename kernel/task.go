@@ -203,6 +203,7 @@ const (
 	TaskWaking          = 0x200
 	TaskNoLoad          = 0x400
 	TaskNew             = 0x800
+	TaskRTLockWait      = 0x1000
 	TaskFreezable       = 0x2000
 	TaskFrozenState     = 0x8000
 

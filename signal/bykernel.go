@@ -12,7 +12,9 @@ import (
 // (kernel/trace/bpf_trace.c). An interrupt of CPU 0 runs do_bpf_send_signal() on
 // it, which is group_send_sig_info() and put_task_struct(): every lock, rule and
 // wake-up is the kernel's own. Linked on the call queue of an idle CPU it runs when
-// the CPU leaves idle, on the lazy list of any CPU at its next tick.
+// the CPU leaves idle, on the lazy list of any CPU at its next tick. PREEMPT_RT takes
+// sleeping locks to send a signal and has a thread for the lazy list: there it is the
+// only way, and an idle CPU is kicked so that it ticks (kernel/irq_work.c:irq_work_needs_cpu).
 type byKernel struct {
 	*op
 	w sendSignalWork
@@ -94,10 +96,11 @@ func (b *byKernel) plan(ctx context.Context, p *plan, t *kernel.Task, sig Signal
 		return err
 	}
 	p.kick, p.work = c.kick, true
-	if !p.kick {
-		return b.link(p, b.at.lazyList, "lazy_list(cpu 0)")
+	head, name := b.at.callQueue, "call_single_queue(cpu 0)"
+	if !p.kick || b.at.rt {
+		head, name = b.at.lazyList, "lazy_list(cpu 0)"
 	}
-	if err := b.link(p, b.at.callQueue, "call_single_queue(cpu 0)"); err != nil {
+	if err := b.link(p, head, name); err != nil || !p.kick {
 		return err
 	}
 	if err := b.planResched(p.Tx, c); err != nil {

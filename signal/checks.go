@@ -10,6 +10,7 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/kernel/paging"
+	"github.com/ovmigrate/ovmigrate/kernel/types"
 	"github.com/ovmigrate/ovmigrate/vmi"
 )
 
@@ -63,6 +64,8 @@ type place struct {
 	stateWidth                    int
 	dropsTask                     bool // do_bpf_send_signal ends with put_task_struct
 	cfi                           bool // indirect calls check the callee's type
+	rt                            bool // PREEMPT_RT: spinlocks sleep, and the lazy list is a thread's
+	tracksTimers                  bool // DEBUG_OBJECTS_TIMERS: a timer that was not registered is reported
 }
 
 func unsupported(format string, args ...any) error {
@@ -87,9 +90,13 @@ func (m *machine) probe(k *kernel.Kernel) error {
 		return nil
 	}
 	tif := m.probeTIF(k)
-	wake := errors.Join(tif, m.probeWake(k))
+	_, cfiErr := k.Symbol("__cfi_wake_up_process")
+	m.at.cfi = cfiErr == nil
+	_, odebugErr := k.Symbol("timer_is_static_object")
+	m.at.tracksTimers = odebugErr == nil
 	m.caps.KickIdle = errors.Join(tif, m.probeKick(k))
 	m.queue = errors.Join(tif, m.probeQueue(k))
+	wake := errors.Join(tif, m.probeWake(k))
 	m.caps.ByKernel = m.probeKernel(k)
 	m.caps.ByBitmap = wake
 	m.caps.Freeze = wake
@@ -118,13 +125,7 @@ func (m *machine) probeCommon(k *kernel.Kernel) error {
 	if err != nil {
 		return unsupported("%w", err)
 	}
-	// PREEMPT_RT makes spinlock_t an rt_mutex, whose free state is not a zero word.
-	if _, err := lock.Lookup("rlock"); err != nil || strings.Contains(k.Guest().Banner, "PREEMPT_RT") {
-		return unsupported("spinlocks of a PREEMPT_RT kernel")
-	}
-	if lock.Size != 4 {
-		return unsupported("spinlock_t of %d bytes (a lock debugging kernel)", lock.Size)
-	}
+	m.at.rt = sleepingLock(lock)
 	for _, l := range []interface {
 		Size(*kernel.Kernel) (int, error)
 	}{taskLayout, signalLayout, sighandLayout, sigactionLayout, sigqueueLayout, rqLayout, llistLayout} {
@@ -159,6 +160,12 @@ func (m *machine) probeCommon(k *kernel.Kernel) error {
 	return nil
 }
 
+// sleepingLock says whether struct spinlock is one of PREEMPT_RT, an rt_mutex.
+func sleepingLock(spinlock *types.Type) bool {
+	_, err := spinlock.Lookup("lock.owner")
+	return err == nil
+}
+
 // probeTIF finds the thread_info flag bits, which are macros: by release, checked
 // against the instruction that sets one of them.
 func (m *machine) probeTIF(k *kernel.Kernel) error {
@@ -170,11 +177,12 @@ func (m *machine) probeTIF(k *kernel.Kernel) error {
 	if err != nil {
 		return unsupported("%w", err)
 	}
-	var code [64]byte
-	if _, err := k.ReadAt(code[:], f); err != nil {
+	var code [192]byte // lockdep has a look at the lock before the flag is set
+	n, err := k.ReadAt(code[:], f)
+	if err != nil {
 		return unsupported("%w", err)
 	}
-	inCode, ok := sigPendingFromCode(code[:])
+	inCode, ok := sigPendingFromCode(functionBody(k, f, code[:n]))
 	if !ok || inCode != 1<<sigPending {
 		return unsupported("signal_wake_up_state sets thread flag %#x, expected %#x for kernel %s",
 			inCode, 1<<sigPending, k.Release())
@@ -285,12 +293,16 @@ func (m *machine) probeWake(k *kernel.Kernel) error {
 		if err != nil {
 			return unsupported("%w", err)
 		}
+		if l == timerLayout && m.at.tracksTimers {
+			continue
+		}
 		if l != timerBaseLayout && n > slotSize {
 			return unsupported("a wake-up needs %d bytes, a slot has %d", n, slotSize)
 		}
 	}
-	_, cfiErr := k.Symbol("__cfi_wake_up_process")
-	m.at.cfi = cfiErr == nil
+	if m.at.tracksTimers && m.queue != nil {
+		return unsupported("the kernel reports timers that it did not start, and without them: %w", m.queue)
+	}
 	return m.slots.find(k)
 }
 

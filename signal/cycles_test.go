@@ -53,7 +53,7 @@ func TestCycles(t *testing.T) {
 				defer mem.Close()
 				k, err := kernel.Open(t.Context(), mem, nil)
 				require.NoError(t, err)
-				c := startCycler(t, &guest{vm, k})
+				c := startCycler(t, &guest{vm, k, name})
 				c.run(t, reps)
 				c.report(t, n)
 			})

@@ -19,81 +19,13 @@ import (
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/signal"
 	"github.com/ovmigrate/ovmigrate/vmi"
-	_ "github.com/ovmigrate/ovmigrate/vmi/sources"
 )
-
-// suites are the guests of most tests; kernels those of the acceptance run besides,
-// which boot the root file system of another suite.
-var (
-	suites  = []string{"bookworm", "trixie"}
-	kernels = []string{"bullseye-cloud", "sid-cloud"}
-)
-
-// systems are the suites, and the other kernels if time is of no matter.
-func systems() []string {
-	if acceptance() || testvm.AllKernels() {
-		return slices.Concat(suites, kernels)
-	}
-	return suites
-}
-
-// repetitions of each thing that is measured. OVM_SIGNAL_REPS=200 is the
-// acceptance run.
-func repetitions(t *testing.T) int {
-	s := os.Getenv("OVM_SIGNAL_REPS")
-	if s == "" {
-		return 5
-	}
-	n, err := strconv.Atoi(s)
-	require.NoError(t, err)
-	return n
-}
-
-// acceptance says that OVM_SIGNAL_REPS is given, and time is of no matter.
-func acceptance() bool { return os.Getenv("OVM_SIGNAL_REPS") != "" }
 
 // guest is a virtual machine with its kernel opened from outside.
 type guest struct {
 	*testvm.VM
 	k    *kernel.Kernel
 	name string // of its suite or kernel
-}
-
-// eachGuest runs f on a guest of every suite, and sees to it that the guest's
-// kernel had nothing to complain about in the end.
-func eachGuest(t *testing.T, cpus int, f func(t *testing.T, g *guest)) {
-	guests(t, systems(), cpus, f)
-}
-
-// oneGuest is eachGuest for what takes long: a guest of one suite, by its place among
-// them, but of every one in the acceptance run.
-func oneGuest(t *testing.T, i, cpus int, f func(t *testing.T, g *guest)) {
-	if acceptance() || testvm.AllKernels() {
-		eachGuest(t, cpus, f)
-		return
-	}
-	guests(t, suites[i:i+1], cpus, f)
-}
-
-func guests(t *testing.T, names []string, cpus int, f func(t *testing.T, g *guest)) {
-	for _, name := range names {
-		t.Run(name, func(t *testing.T) {
-			// On a busy host a kernel may miss the ticks of the timer that it tests.
-			config := testvm.Config{Kernel: name, CPUs: cpus, KernelArgs: "no_timer_check"}
-			if slices.Contains(suites, name) {
-				config = testvm.Config{Suite: name, CPUs: cpus}
-			}
-			vm := testvm.StartShared(t, config)
-			mem, err := vmi.Open(t.Context(), "qmp:"+vm.QMPSocket(), &vmi.Options{Writable: true})
-			require.NoError(t, err)
-			defer mem.Close()
-			k, err := kernel.Open(t.Context(), mem, nil)
-			require.NoError(t, err)
-			g := &guest{vm, k, name}
-			defer g.checkLog(t)
-			f(t, g)
-		})
-	}
 }
 
 // remarks are lines of the kernel log that are no warnings by name, and still say

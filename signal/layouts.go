@@ -52,7 +52,8 @@ type taskWords struct {
 	StateAddr kernel.Addr `k:"&__state|&state"`
 	JobCtl    kernel.Addr `k:"&jobctl"`
 	Usage     kernel.Addr `k:"&usage"`
-	PILock    uint32      `k:"pi_lock"`
+	PILock    uint32      `k:"pi_lock.raw_lock"`
+	Saved     uint64      `k:"saved_state,opt"` // what a sleep for a spinlock of PREEMPT_RT interrupted
 	Blocked   uint64      `k:"blocked"`
 	Waited    uint64      `k:"real_blocked"`         // blocked, but for a sigtimedwait(2) under way
 	Delayed   bool        `k:"se.sched_delayed,opt"` // 6.12+: asleep, though still on the run queue
@@ -80,7 +81,8 @@ type signalWords struct {
 }
 
 type sighandWords struct {
-	SigLock uint32      `k:"siglock"`
+	SigLock uint64      `k:"siglock.rlock.raw_lock|siglock.lock.owner"`
+	SigWait uint32      `k:"siglock.lock.wait_lock.raw_lock,opt"`
 	Action  kernel.Addr `k:"&action"`
 }
 
@@ -96,7 +98,7 @@ type sigqueue struct {
 }
 
 type rqWords struct {
-	Lock uint32      `k:"__lock|lock"`
+	Lock uint32      `k:"__lock.raw_lock|lock.raw_lock"`
 	Curr kernel.Addr `k:"curr"`
 	Idle kernel.Addr `k:"idle"`
 }
@@ -148,7 +150,7 @@ type processTimer struct {
 }
 
 type timerBase struct {
-	Lock          uint32      `k:"lock"`
+	Lock          uint32      `k:"lock.raw_lock"`
 	Running       kernel.Addr `k:"running_timer"`
 	CLK           uint64      `k:"clk"`
 	NextExpiry    kernel.Addr `k:"&next_expiry"`
@@ -214,7 +216,18 @@ func (t *thread) asleep(mask uint64) bool {
 // still be on its CPU: past the point where it looks for signals, before the one
 // where it has gone to sleep. The kernel's wake-up knows how to wait for that.
 func (t *thread) canWake(mask uint64) bool {
-	return t.State&mask != 0 && t.State&kernel.TaskWaking == 0
+	return t.sleep()&mask != 0 && t.State&kernel.TaskWaking == 0
+}
+
+// sleep is the thread's state without regard to a spinlock of PREEMPT_RT that it
+// sleeps for in between. The kernel's wake-up leaves such a thread asleep and changes
+// the state that it returns to (kernel/sched/core.c:ttwu_state_match). Before 5.15 the
+// sleep for a spinlock was uninterruptible, and only Saved tells the difference.
+func (t *thread) sleep() uint64 {
+	if t.State&kernel.TaskRTLockWait != 0 || t.State == kernel.TaskUninterruptible && t.w.Saved != 0 {
+		return t.w.Saved
+	}
+	return t.State
 }
 
 // path names a member of the thread for people.

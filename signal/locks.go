@@ -3,9 +3,12 @@ package signal
 import "github.com/ovmigrate/ovmigrate/kernel"
 
 // A paused guest may have been stopped inside a critical section. Its data are
-// whole only if the lock that protects them is free, and a free qspinlock is a
-// zero word: no holder, no waiter (kernel/locking/qspinlock.c). The functions here
-// return a *retryError if it is not.
+// whole only if the lock that protects them is free. A free qspinlock is a zero
+// word: no holder, no waiter (kernel/locking/qspinlock.c). What a kernel for debugging
+// locks keeps beside the word is not looked at. A free spinlock_t of PREEMPT_RT is an
+// rt_mutex whose owner is null: the pointer's low bits tell of waiters
+// (kernel/locking/rtmutex.c). Which of them there is, types say. The functions here
+// return a *retryError if the lock is not free.
 
 // sigLockFree checks sighand->siglock: pending sets, jobctl, signal_struct.
 func (o *op) sigLockFree(t *kernel.Task) error {
@@ -13,7 +16,7 @@ func (o *op) sigLockFree(t *kernel.Task) error {
 	if err != nil {
 		return err
 	}
-	if s.SigLock != 0 {
+	if s.SigLock != 0 || s.SigWait != 0 {
 		return retry("siglock of pid %d is held (%#x)", t.TGID, s.SigLock)
 	}
 	return nil

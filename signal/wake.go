@@ -71,7 +71,7 @@ func (o *op) planWake(ctx context.Context, p *plan, tasks []*thread) (served int
 	if byCall && c.Lock != 0 {
 		return 0, retry("run queue of CPU 0 is locked")
 	}
-	if len(tasks) >= queueFrom && o.queue == nil {
+	if (len(tasks) >= queueFrom || o.at.tracksTimers) && o.queue == nil {
 		if err := o.planQueue(p, tasks, c); err != nil {
 			return 0, err
 		}

@@ -11,7 +11,8 @@ import (
 // and wake_up_q() wakes them all and drops the references that the list holds. It is
 // called by a call_single_data on CPU 0. An idle CPU looks at its calls when it leaves
 // idle; on a busy one an irq_work on the lazy list, whose function is that of the call
-// interrupt, makes it look at the next tick.
+// interrupt, makes it look at the next tick. A kernel that keeps track of its timers
+// would report a forged one: there a queue wakes even a single task.
 //
 // Both take two slots, however many tasks there are.
 
@@ -49,6 +50,13 @@ func (m *machine) probeQueue(k *kernel.Kernel) error {
 		if n > c.room {
 			return unsupported("a wake queue needs %d bytes where there are %d", n, c.room)
 		}
+	}
+	// A lazy list that is worked off by a thread makes calls with interrupts on, also
+	// those that other CPUs have queued meanwhile.
+	if cpus, err := k.OnlineCPUs(); err != nil {
+		return unsupported("%w", err)
+	} else if m.at.rt && len(cpus) > 1 {
+		return unsupported("a PREEMPT_RT kernel with %d CPUs", len(cpus))
 	}
 	if m.at.cfi {
 		return unsupported("indirect calls check the callee's type")
@@ -104,6 +112,9 @@ func (o *op) planQueue(p *plan, tasks []*thread, c cpu0) error {
 		if err := p.Set(at, 8, path, wakeQTail); err != nil {
 			return err
 		}
+	}
+	if len(w.tasks) == 0 {
+		return retry("pid %d is about to be woken", w.pid)
 	}
 	if err := p.Set(at, 8, path, wakeQTail); err != nil {
 		return err

@@ -23,6 +23,11 @@ const DefaultCPUARM64 = "cortex-a72"
 type Config struct {
 	Suite  string // name of a suite; default that of Kernel, or else "bookworm"
 	Kernel string // name of a kernel; default the suite's own
+
+	// KernelImage is the file of a kernel to boot instead, with all that it needs of
+	// the guest built in. The suite's own modules are not for it.
+	KernelImage string
+
 	Memory int64  // bytes of RAM; default 512 MiB
 	CPUs   int    // virtual processors; default 1. More run in one thread (see package comment)
 	CPU    string // QEMU's -cpu; default DefaultCPU
@@ -82,7 +87,11 @@ func (c Config) name() string {
 // image finds what the guest boots from.
 func (c Config) image() (*Image, error) {
 	if c.Kernel == "" {
-		return FindImage(c.Suite)
+		img, err := FindImage(c.Suite)
+		if err == nil && c.KernelImage != "" {
+			img.Kernel = c.KernelImage
+		}
+		return img, err
 	}
 	img, err := FindKernel(c.Kernel)
 	if err == nil && img.Suite != c.Suite {
