@@ -260,6 +260,16 @@ func stopContinueKill(t *testing.T, g *guest, argv []string, strategy signal.Str
 	require.Contains(t, []string{"gone", "Z", "X"}, g.procState(t, task.PID))
 }
 
+// Spinlocks of PREEMPT_RT sleep. What the other tests do on such a kernel is in the
+// acceptance run.
+func TestPreemptRT(t *testing.T) {
+	guests(t, []string{"bookworm-rt"}, 1, func(t *testing.T, g *guest) {
+		for _, strategy := range []signal.Strategy{signal.ByKernel, signal.ByBitmap} {
+			stopContinueKill(t, g, []string{"sleep", "1000"}, strategy, "", table{})
+		}
+	})
+}
+
 func TestProbe(t *testing.T) {
 	eachGuest(t, 1, func(t *testing.T, g *guest) {
 		caps, err := signal.Probe(g.k)
