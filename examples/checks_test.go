@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +17,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ovmigrate/ovmigrate/internal/support"
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 )
+
+var _ = flag.Bool("update", false, "write what came of the checks into docs/kernel-support.md") // for package support
 
 // check is a program with its test, which leaves nothing behind.
 type check struct {
@@ -34,27 +38,52 @@ var checks = []check{
 }
 
 // TestChecks runs every check on one kernel, or on all if $OVM_KERNELS is "all", and
-// then what only older kernels have.
+// then what only older kernels have. What came of it is a table in
+// docs/kernel-support.md.
 func TestChecks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots guests; -short is set")
 	}
 	dir := build(t)
+	var machines, rows []string
+	for _, k := range testvm.Kernels() {
+		machines = append(machines, k.Name)
+	}
+	for _, c := range checks {
+		rows = append(rows, c.program)
+	}
+	table := support.New("../docs/kernel-support.md", "checks", "program", machines, rows)
+	t.Cleanup(func() { table.CompareDocs(t) })
 	for _, k := range testvm.Kernels() {
 		if k.Name == "trixie-cloud" || testvm.AllKernels() {
-			t.Run(k.Name, func(t *testing.T) { runChecks(t, dir, k.Name, checks...) })
+			t.Run(k.Name, func(t *testing.T) {
+				defer table.Fill(k.Name, t)
+				runChecks(t, table, dir, k.Name, checks...)
+			})
 		}
 	}
 	if testvm.AllKernels() {
-		t.Run("cgroup v1", func(t *testing.T) { runChecks(t, dir, "bookworm-cloud", check{"conmem", testConmemV1}) })
+		t.Run("cgroup v1", func(t *testing.T) {
+			runChecks(t, nil, dir, "bookworm-cloud", check{"conmem", testConmemV1})
+		})
 	}
 }
 
-func runChecks(t *testing.T, dir, kernel string, checks ...check) {
+// runChecks runs checks on a guest and stores in table, if that is not nil, what has
+// come of them.
+func runChecks(t *testing.T, table *support.Grid, dir, kernel string, checks ...check) {
 	t.Parallel()
 	g := &guest{VM: testvm.Start(t, testvm.Config{Kernel: kernel}), name: kernel, programs: dir}
+	if table != nil {
+		table.Booted(kernel, g.sh(t, "uname -r"))
+	}
 	for _, c := range checks {
-		t.Run(c.program, func(t *testing.T) { c.test(t, g) })
+		t.Run(c.program, func(t *testing.T) {
+			if table != nil {
+				defer table.Set(kernel, c.program, t)
+			}
+			c.test(t, g)
+		})
 	}
 	g.CheckKernel(t)
 }

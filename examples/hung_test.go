@@ -112,10 +112,6 @@ echo $(sed -n 's/.*voluntary_ctxt_switches://p' status); cat stack`, h.PID, h.TI
 		switches += v
 	}
 	require.Equal(t, switches, h.Switches)
-	if strings.HasSuffix(g.name, "arm64") {
-		require.Contains(t, h.StackError, kernel.ErrNoUnwind.Error())
-		return
-	}
 	require.Empty(t, h.StackError)
 	var stack []string
 	for _, line := range out[4:] {

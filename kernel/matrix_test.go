@@ -7,8 +7,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ovmigrate/ovmigrate/internal/support"
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 )
+
+const supportDoc = "../docs/kernel-support.md"
 
 // feature is a row of the matrix.
 type feature struct {
@@ -70,6 +73,13 @@ func (m machine) chosen() bool {
 	return m.always && testvm.Chosen(m.config.Kernel) || testvm.AllKernels()
 }
 
+func machineNames(machines []machine) (all []string) {
+	for _, m := range machines {
+		all = append(all, m.name)
+	}
+	return all
+}
+
 // machines are all kernels, and some of them once more on other machines.
 func machines() []machine {
 	var all []machine
@@ -93,26 +103,26 @@ func TestMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots guests; -short is set")
 	}
-	m := newGrid("matrix", "feature", machines(), names(features))
-	t.Cleanup(func() { m.compareDocs(t) })
+	m := support.New(supportDoc, "matrix", "feature", machineNames(machines()), names(features))
+	t.Cleanup(func() { m.CompareDocs(t) })
 	for _, c := range machines() {
 		if !c.chosen() {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // as many guests at once as there are processors
-			defer m.fill(c.name, t)
+			defer m.Fill(c.name, t)
 			gdb := filepath.Join(t.TempDir(), "gdb")
 			c.config.QEMUArgs = []string{"-gdb", "unix:" + gdb + ",server=on,wait=off"}
 			z := startZoo(t, testvm.Start(t, c.config))
 			z.gdb = gdb
-			m.booted(c.name, z.k.Release())
+			m.Booted(c.name, z.k.Release())
 			for _, f := range features {
 				if f.kernels != nil && !slices.Contains(f.kernels, c.config.Kernel) && !testvm.AllKernels() {
 					continue
 				}
 				t.Run(f.name, func(t *testing.T) {
-					defer m.set(c.name, f.name, t)
+					defer m.Set(c.name, f.name, t)
 					f.test(t, z)
 				})
 			}

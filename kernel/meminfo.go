@@ -1,6 +1,10 @@
 package kernel
 
-import "github.com/ovmigrate/ovmigrate/vmi"
+import (
+	"errors"
+
+	"github.com/ovmigrate/ovmigrate/vmi"
+)
 
 // MemInfo is how memory is used, in bytes: what /proc/meminfo shows under the same
 // names, as far as it can be told from a few counters.
@@ -17,11 +21,15 @@ type MemInfo struct {
 	KReclaimable                   uint64 // SReclaimable included
 	SReclaimable, SUnreclaim, Slab uint64
 	KernelStack, PageTables        uint64
+
+	// Unknown names the fields that are 0 because nothing in this guest's memory leads
+	// to them: SwapTotal and SwapCached of arm64 kernels without symbols of variables.
+	// Cached counts the swap cache if SwapCached is one of them.
+	Unknown []string `json:",omitempty"`
 }
 
-// MemInfo returns how the guest's memory is used. A 5.10 kernel without symbols of
-// variables (arm64) counts the swap cache in Cached; kernels without symbols have
-// no SwapTotal and SwapFree. Source: fs/proc/meminfo.c:meminfo_proc_show.
+// MemInfo returns how the guest's memory is used. Source:
+// fs/proc/meminfo.c:meminfo_proc_show.
 func (k *Kernel) MemInfo() (m MemInfo, err error) {
 	s, err := k.pageStates()
 	if err != nil {
@@ -45,13 +53,27 @@ func (k *Kernel) MemInfo() (m MemInfo, err error) {
 	if m.MemTotal, err = k.pageCounter("_totalram_pages"); err != nil {
 		return m, err
 	}
-	m.SwapTotal, _ = k.pageCounter("total_swap_pages")
-	m.SwapFree, _ = k.pageCounter("nr_swap_pages")
+	for _, f := range []struct {
+		symbol, name string
+		v            *uint64
+	}{{"total_swap_pages", "SwapTotal", &m.SwapTotal}, {"nr_swap_pages", "SwapFree", &m.SwapFree}} {
+		*f.v, err = k.pageCounter(f.symbol)
+		switch {
+		case errors.Is(err, ErrNoSymbol):
+			m.Unknown = append(m.Unknown, f.name)
+		case err != nil:
+			return m, err
+		}
+	}
 	if m.Buffers, err = k.blockdevPages(); err != nil {
 		return m, err
 	}
 	if _, counted := s.get("NR_SWAPCACHE"); !counted {
-		if m.SwapCached, err = k.swapCachePages(); err != nil {
+		m.SwapCached, err = k.swapCachePages()
+		switch {
+		case errors.Is(err, ErrNoSymbol):
+			m.Unknown = append(m.Unknown, "SwapCached")
+		case err != nil:
 			return m, err
 		}
 	}
@@ -103,11 +125,11 @@ func (k *Kernel) blockdevPages() (bytes uint64, err error) {
 func (k *Kernel) swapCachePages() (bytes uint64, err error) {
 	spaces, err := k.Symbol("swapper_spaces")
 	if err != nil {
-		return 0, nil //nolint:nilerr // see MemInfo
+		return 0, err
 	}
 	counts, err := k.Symbol("nr_swapper_spaces")
 	if err != nil {
-		return 0, nil //nolint:nilerr
+		return 0, err
 	}
 	size, err := addressSpaceLayout.Size(k)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 	"github.com/ovmigrate/ovmigrate/kernel"
+	"github.com/ovmigrate/ovmigrate/kernel/paging"
 )
 
 //go:embed testdata/memdump.py
@@ -279,7 +280,7 @@ func checkZones(t *testing.T, z *zoo) {
 func memoryFacts(k *kernel.Kernel, m *memDump) facts {
 	f := withoutNuma(k, zoneFacts(m))
 	addFacts(f, "vmstat ", vmstatFacts(m))
-	addFacts(f, "meminfo ", meminfoFacts(m))
+	addFacts(f, "meminfo ", withoutSwap(k, meminfoFacts(m)))
 	return f
 }
 
@@ -296,7 +297,7 @@ func memoryOf(k *kernel.Kernel) (facts, error) {
 	}
 	addFacts(f, "vmstat ", stats)
 	info, err := meminfoOf(k)
-	addFacts(f, "meminfo ", info)
+	addFacts(f, "meminfo ", withoutSwap(k, info))
 	return f, err
 }
 
@@ -311,6 +312,30 @@ func addFacts(f facts, prefix string, more facts) {
 func withoutNuma(k *kernel.Kernel, f facts) facts {
 	_, err := k.Types().Struct("per_cpu_zonestat")
 	maps.DeleteFunc(f, func(name, _ string) bool { return err != nil && strings.Contains(name, " numa_") })
+	return f
+}
+
+// withoutSwap drops what arm64 kernels without symbols of variables do not tell of swap.
+// Before 5.12 they do not tell what of Cached is swap cache either: the guest's numbers
+// are added up then, as ours are.
+func withoutSwap(k *kernel.Kernel, f facts) facts {
+	if k.Arch() != paging.ARM64 || f == nil {
+		return f
+	}
+	if _, err := k.Symbol("total_swap_pages"); err != nil {
+		delete(f, "SwapTotal")
+	}
+	states, err := k.Types().Enum("node_stat_item")
+	if err != nil {
+		return f
+	}
+	_, uncounted := states.EnumValue("NR_SWAPCACHE")
+	if _, err := k.Symbol("swapper_spaces"); err != nil && uncounted != nil {
+		cached, _ := strconv.Atoi(f["Cached"])
+		swap, _ := strconv.Atoi(f["SwapCached"])
+		f["Cached"] = strconv.Itoa(cached + swap)
+		delete(f, "SwapCached")
+	}
 	return f
 }
 
@@ -470,13 +495,20 @@ func meminfoOf(k *kernel.Kernel) (facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	var fields map[string]uint64
+	var fields map[string]any
 	if err := json.Unmarshal(b, &fields); err != nil {
 		return nil, err
 	}
 	f := facts{}
 	for name, v := range fields {
-		f[name] = fmt.Sprint(v >> 10)
+		if n, ok := v.(float64); ok {
+			f[name] = fmt.Sprint(uint64(n) >> 10)
+		}
+	}
+	for _, name := range m.Unknown {
+		if k.Arch() == paging.X86_64 || name != "SwapTotal" && name != "SwapCached" {
+			return nil, fmt.Errorf("%s is not known", name)
+		}
 	}
 	return f, nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 	"github.com/ovmigrate/ovmigrate/kernel"
-	"github.com/ovmigrate/ovmigrate/kernel/paging"
 	"github.com/ovmigrate/ovmigrate/vmi"
 	_ "github.com/ovmigrate/ovmigrate/vmi/qemu"
 )
@@ -156,14 +154,10 @@ func scheduled(area string) func(t *testing.T, z *zoo) {
 type schedView struct {
 	differ areas
 	counts map[string]int // of what was compared, by area
-	stacks error          // if it cannot be done for this architecture
 }
 
 func (v *schedView) report(t *testing.T, area string) {
 	t.Helper()
-	if area == "stacks" && v.stacks != nil {
-		t.Skip(v.stacks)
-	}
 	v.differ.of(area).report(t)
 	if n := v.counts[area]; n < schedLeast[area] {
 		t.Errorf("only %d were compared", n)
@@ -180,11 +174,6 @@ func (z *schedZoo) compare(t *testing.T) *schedView {
 	v := &schedView{differ: areas{}}
 	v.counts = compareAll(v.differ, k, before, after)
 	t.Logf("%s: %v", k.Release(), v.counts)
-	init, err := k.Task(1)
-	require.NoError(t, err)
-	if _, err := init.KernelStack(); k.Arch() != paging.X86_64 && errors.Is(err, kernel.ErrNoUnwind) {
-		v.stacks = err
-	}
 	return v
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ovmigrate/ovmigrate/internal/support"
 	"github.com/ovmigrate/ovmigrate/internal/testvm"
 	"github.com/ovmigrate/ovmigrate/kernel"
 	"github.com/ovmigrate/ovmigrate/kernel/paging"
@@ -170,14 +171,14 @@ func TestSources(t *testing.T) {
 			kinds = append(kinds, s.ram)
 		}
 	}
-	g := newGrid("sources", "source", sourceMachines(), rows)
-	t.Cleanup(func() { g.compareDocs(t) })
-	for _, m := range g.machines {
+	g := support.New(supportDoc, "sources", "source", machineNames(sourceMachines()), rows)
+	t.Cleanup(func() { g.CompareDocs(t) })
+	for _, m := range sourceMachines() {
 		if !m.chosen() {
 			continue
 		}
 		t.Run(m.name, func(t *testing.T) {
-			defer g.fill(m.name, t)
+			defer g.Fill(m.name, t)
 			for _, kind := range kinds {
 				c := ramKinds[kind]
 				c.Kernel = m.config.Kernel
@@ -191,14 +192,14 @@ func TestSources(t *testing.T) {
 	}
 }
 
-func compareSources(t *testing.T, g *grid, machine, kind string, vm *testvm.VM) {
+func compareSources(t *testing.T, g *support.Grid, machine, kind string, vm *testvm.VM) {
 	told := stopAtRest(t, vm)
 	for _, s := range sources {
 		if s.ram != kind {
 			continue
 		}
 		t.Run(s.name, func(t *testing.T) {
-			defer g.set(machine, s.name, t)
+			defer g.Set(machine, s.name, t)
 			if s.noARM64 != "" && isARM64(vm.Config().Kernel) {
 				t.Skip(s.noARM64)
 			}
@@ -210,7 +211,7 @@ func compareSources(t *testing.T, g *grid, machine, kind string, vm *testvm.VM) 
 			defer mem.Close()
 			k, err := kernel.Open(t.Context(), mem, nil)
 			require.NoError(t, err)
-			g.booted(machine, k.Release())
+			g.Booted(machine, k.Release())
 			require.Equal(t, told, taskNames(t, k))
 		})
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -263,7 +262,11 @@ func stopContinueKill(t *testing.T, g *guest, argv []string, strategy signal.Str
 // Spinlocks of PREEMPT_RT sleep. What the other tests do on such a kernel is in the
 // acceptance run.
 func TestPreemptRT(t *testing.T) {
-	guests(t, []string{"bookworm-rt"}, 1, func(t *testing.T, g *guest) {
+	names := []string{"bookworm-rt"}
+	if acceptance() || testvm.AllKernels() {
+		names = []string{"bullseye-rt", "bookworm-rt", "trixie-rt", "sid-rt"}
+	}
+	guests(t, names, 1, func(t *testing.T, g *guest) {
 		for _, strategy := range []signal.Strategy{signal.ByKernel, signal.ByBitmap} {
 			stopContinueKill(t, g, []string{"sleep", "1000"}, strategy, "", table{})
 		}

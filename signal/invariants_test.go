@@ -230,7 +230,7 @@ func TestInvariants(t *testing.T) {
 		o := otherWords{struct{ vmi.Memory }{g.k.Memory()}, make(map[vmi.Phys]uint64)}
 		k, err := kernel.Open(t.Context(), o, nil)
 		require.NoError(t, err)
-		changed := &guest{g.VM, k}
+		changed := &guest{g.VM, k, g.name}
 		bases, err := k.PerCPU("timer_bases", 0)
 		require.NoError(t, err)
 		b, err := wheelLayout.Load(k, bases)

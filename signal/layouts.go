@@ -86,12 +86,6 @@ type sighandWords struct {
 	Action  kernel.Addr `k:"&action"`
 }
 
-// rtLock is a spinlock of PREEMPT_RT.
-type rtLock struct {
-	Owner uint64 `k:"lock.owner"`
-	Wait  uint32 `k:"lock.wait_lock.raw_lock"`
-}
-
 type kSigaction struct {
 	Handler uint64 `k:"sa.sa_handler"`
 }
@@ -170,7 +164,6 @@ var (
 	taskLayout      = kernel.LayoutOf[taskWords]("task_struct")
 	signalLayout    = kernel.LayoutOf[signalWords]("signal_struct")
 	sighandLayout   = kernel.LayoutOf[sighandWords]("sighand_struct")
-	rtLockLayout    = kernel.LayoutOf[rtLock]("spinlock")
 	sigactionLayout = kernel.LayoutOf[kSigaction]("k_sigaction")
 	sigqueueLayout  = kernel.LayoutOf[sigqueue]("sigqueue")
 	rqLayout        = kernel.LayoutOf[rqWords]("rq")

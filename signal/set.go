@@ -191,20 +191,6 @@ func lockFree(k *kernel.Kernel, symbol string, mask uint32) error {
 	if err != nil {
 		return unsupported("%w", err)
 	}
-	lock, err := k.Types().Struct("spinlock")
-	if err != nil {
-		return unsupported("%w", err)
-	}
-	if sleepingLock(lock) {
-		if mask == writeLocked {
-			return unsupported("%s of a PREEMPT_RT kernel", symbol)
-		}
-		l, err := rtLockLayout.Load(k, a)
-		if err == nil && (l.Owner != 0 || l.Wait != 0) {
-			err = retry("%s is held (%#x)", symbol, l.Owner)
-		}
-		return err
-	}
 	v, err := k.ReadU32(a)
 	if err != nil {
 		return err

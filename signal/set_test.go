@@ -81,8 +81,23 @@ func pauses(r *signal.SetReport) string {
 		r.Set, len(r.Processes), r.Threads, r.Passes, len(r.Edits), r.Pauses, r.Latency)
 }
 
+// needsSets skips a test on PREEMPT_RT kernels, where many processes at once are refused.
+func (g *guest) needsSets(t *testing.T) {
+	t.Helper()
+	if !strings.HasSuffix(g.name, "-rt") {
+		return
+	}
+	task := g.start(t, "sleep", "1000")
+	_, err := signal.SendAll(t.Context(), signal.Process(task), signal.SIGSTOP, nil)
+	require.ErrorIs(t, err, signal.ErrUnsupported)
+	_, err = signal.FreezeAll(t.Context(), signal.Process(task), nil)
+	require.ErrorIs(t, err, signal.ErrUnsupported)
+	t.Skip("refused, as it should be")
+}
+
 func TestTree(t *testing.T) {
 	eachGuest(t, 1, func(t *testing.T, g *guest) {
+		g.needsSets(t)
 		name := g.cgroup(t, 1000)
 		root := g.inGroup(t, name, tree)
 		last := map[string]int{}
@@ -159,6 +174,7 @@ func TestForkBomb(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%d cpu", cpus), func(t *testing.T) {
 			oneGuest(t, 1, cpus, func(t *testing.T, g *guest) {
+				g.needsSets(t)
 				name := g.cgroup(t, 150)
 				g.inGroup(t, name, forkBomb)
 				set, err := signal.InCgroup(g.k, name)
@@ -205,6 +221,7 @@ func TestForkBomb(t *testing.T) {
 // does not stop, none stays stopped.
 func TestAllOrNothing(t *testing.T) {
 	oneGuest(t, 0, 1, func(t *testing.T, g *guest) {
+		g.needsSets(t)
 		name := g.cgroup(t, 100)
 		g.inGroup(t, name, "sleep 1000 & sleep 1001")
 		traced := g.inGroup(t, name, `exec python3 -c "import ctypes, time; ctypes.CDLL(None).ptrace(0, 0, 0, 0); time.sleep(1000)"`)
@@ -243,6 +260,7 @@ func TestAllOrNothing(t *testing.T) {
 // is stopped too. It does nothing either.
 func TestVforkInSet(t *testing.T) {
 	oneGuest(t, 0, 1, func(t *testing.T, g *guest) {
+		g.needsSets(t)
 		task, release := vforked(t, g)
 		set := signal.Tree(task)
 		child, err := task.VforkChild()

@@ -52,11 +52,9 @@ func (m *machine) probeQueue(k *kernel.Kernel) error {
 		}
 	}
 	// A lazy list that is worked off by a thread makes calls with interrupts on, also
-	// those that other CPUs have queued meanwhile.
-	if cpus, err := k.OnlineCPUs(); err != nil {
-		return unsupported("%w", err)
-	} else if m.at.rt && len(cpus) > 1 {
-		return unsupported("a PREEMPT_RT kernel with %d CPUs", len(cpus))
+	// those that other CPUs have queued meanwhile. And tasklist_lock is another there.
+	if m.at.rt {
+		return unsupported("many processes at once, of a PREEMPT_RT kernel")
 	}
 	if m.at.cfi {
 		return unsupported("indirect calls check the callee's type")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -118,10 +119,14 @@ func newMemZone(z *kernel.Zone, types []string) (out memZone, err error) {
 
 func printMemory(a *app, m memory, stats bool) error {
 	i := m.MemInfo
+	swapFree := formatSize(i.SwapFree)
+	if slices.Contains(i.Unknown, "SwapFree") {
+		swapFree = "unknown"
+	}
 	t := newTable(a.stdout)
 	t.row("total", formatSize(i.MemTotal), "free", formatSize(i.MemFree), "available", formatSize(i.MemAvailable))
 	t.row("cached", formatSize(i.Cached), "buffers", formatSize(i.Buffers), "shmem", formatSize(i.Shmem))
-	t.row("anonymous", formatSize(i.AnonPages), "slab", formatSize(i.Slab), "swap free", formatSize(i.SwapFree))
+	t.row("anonymous", formatSize(i.AnonPages), "slab", formatSize(i.Slab), "swap free", swapFree)
 	if err := t.flush(); err != nil {
 		return err
 	}

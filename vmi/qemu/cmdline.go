@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -12,6 +13,7 @@ import (
 // machine is what the command line of a QEMU says about its RAM.
 type machine struct {
 	typ     string // "q35", "pc-i440fx-7.2", "" if not given
+	arm     bool   // QEMU is one of ARM processors
 	ram     uint64 // bytes
 	backend string // id of the -object that is RAM, "" for anonymous RAM of QEMU's own
 	objects map[string]object
@@ -33,7 +35,7 @@ const (
 // parseCmdline reads the arguments of QEMU that matter for the placement of RAM,
 // and refuses machines whose RAM is not one block.
 func parseCmdline(args []string) (*machine, error) {
-	m := &machine{ram: defaultRAM, objects: make(map[string]object)}
+	m := &machine{ram: defaultRAM, objects: make(map[string]object), arm: isARM(args[0])}
 	for i := 1; i < len(args); i++ {
 		name, isOption := strings.CutPrefix(args[i], "-")
 		name = strings.TrimPrefix(name, "-")
@@ -76,6 +78,17 @@ func parseCmdline(args []string) (*machine, error) {
 		i++
 	}
 	return m, nil
+}
+
+// isARM says whether a program is a QEMU of ARM processors, by its name.
+func isARM(program string) bool {
+	name := filepath.Base(program)
+	return name == "qemu-system-aarch64" || name == "qemu-system-arm"
+}
+
+// virt says whether the machine is "virt" of ARM, or that of a certain version.
+func (m *machine) virt() bool {
+	return m.arm && (m.typ == "virt" || strings.HasPrefix(m.typ, "virt-"))
 }
 
 // splitOptions splits "first,key=value,key" with QEMU's doubled commas; implied is

@@ -68,6 +68,16 @@ var machines = []struct {
 		ranges: []vmi.Range{{Start: 0, End: 512 * mib}},
 	},
 	{
+		name: "arm64", view: true, backing: "shared file",
+		args:   []string{"-M", "virt,memory-backend=ram", "-cpu", "max", "-m", "5G", "-object", "memory-backend-file,id=ram,size=5G,share=on,mem-path=DIR/ram"},
+		ranges: []vmi.Range{{Start: gib, End: 6 * gib}},
+	},
+	{
+		name: "arm64 anonymous", backing: "memory of process",
+		args:   []string{"-M", "virt", "-cpu", "max", "-m", "256"},
+		ranges: []vmi.Range{{Start: gib, End: gib + 256*mib}},
+	},
+	{
 		name: "NUMA", view: true, backing: "shared file",
 		args: []string{
 			"-M", "q35", "-m", "3G", "-smp", "2",

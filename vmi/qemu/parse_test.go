@@ -190,6 +190,7 @@ func TestCmdline(t *testing.T) {
 	}{
 		{"qemu", machine{ram: 128 * mib}},
 		{"qemu -M q35 -m 512", machine{typ: "q35", ram: 512 * mib}},
+		{"/usr/bin/qemu-system-aarch64 -machine virt,gic-version=3", machine{typ: "virt", ram: 128 * mib, arm: true}},
 		{"qemu --machine type=pc,accel=kvm -m size=1.5G,slots=2,maxmem=8G", machine{typ: "pc", ram: 1536 * mib}},
 		{"qemu -machine q35,memory-backend=a -m 1048576K -object memory-backend-file,id=a,size=1G,mem-path=/x,,y,share=on", machine{
 			typ: "q35", ram: gib, backend: "a",
@@ -212,6 +213,17 @@ func TestCmdline(t *testing.T) {
 	} {
 		_, err := parseCmdline(strings.Fields(bad))
 		require.Error(t, err, bad)
+	}
+}
+
+func TestVirtIsOfARM(t *testing.T) {
+	for args, want := range map[string]bool{
+		"/usr/bin/qemu-system-aarch64 -M virt": true, "qemu-system-arm -machine type=virt-7.2": true,
+		"qemu-system-riscv64 -M virt": false, "qemu-system-x86_64 -M virt": false, "qemu-system-aarch64 -M raspi3b": false, "qemu-system-aarch64": false,
+	} {
+		m, err := parseCmdline(strings.Fields(args))
+		require.NoError(t, err)
+		require.Equal(t, want, m.virt(), args)
 	}
 }
 

@@ -45,7 +45,7 @@ func (p *WritableProcess) WritePhys(b []byte, addr vmi.Phys) (int, error) {
 func (p *Process) Close() error { return p.close() }
 
 // OpenPID opens the guest of the QEMU process whose number is arg, for PCs (q35,
-// pc, microvm) whose RAM is one block. The result is a *WritableProcess if o asks
+// pc, microvm) and ARM's virt whose RAM is one block. The result is a *WritableProcess if o asks
 // for it, else a *Process. Errors: fs.ErrNotExist for no such process,
 // fs.ErrPermission, ErrLayout where RAM cannot be told with certainty.
 func OpenPID(ctx context.Context, arg string, o *vmi.Options) (vmi.Image, error) {
@@ -86,12 +86,12 @@ func (p *Process) open(ctx context.Context, o *vmi.Options) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w; use its QMP socket", ErrLayout, err)
 	}
-	l, err := p.findLayout(ctx, maps, ram, m)
+	blocks, err := p.findBlocks(ctx, maps, ram, m)
 	if err != nil {
 		return err
 	}
 	pl := placer{pid: p.pid, maps: maps, writable: o != nil && o.Writable}
-	for _, b := range l.blocks(m.ram) {
+	for _, b := range blocks {
 		if err := pl.add(b.phys, ram+b.off, b.len); err != nil {
 			p.sources = pl.sources
 			return err
@@ -162,6 +162,22 @@ func ramKind(m *mapping, want object) bool {
 func resolves(path, name string) bool {
 	real, err := filepath.EvalSymlinks(path)
 	return err == nil && (real == name || strings.HasPrefix(name, real+"/"))
+}
+
+// virtRAM is where all RAM of ARM's machine "virt" is, of any version and however much
+// it is. Source: QEMU hw/arm/virt.c:base_memmap.
+const virtRAM = 1 << 30
+
+// findBlocks returns where RAM is in the guest.
+func (p *Process) findBlocks(ctx context.Context, maps []mapping, ram uint64, m *machine) ([]block, error) {
+	if m.virt() {
+		return []block{{phys: virtRAM, len: m.ram}}, nil
+	}
+	l, err := p.findLayout(ctx, maps, ram, m)
+	if err != nil {
+		return nil, err
+	}
+	return l.blocks(m.ram), nil
 }
 
 // findLayout finds the split of RAM around the PCI hole in QEMU's heap: in the

@@ -14,7 +14,7 @@
 // "pid:PID" does without the monitor, which is often taken by a manager: the size
 // and kind of RAM come from the command line, its place from /proc/PID/maps, and
 // the layout from the e820 table that QEMU keeps in its heap to hand to the
-// firmware. What is not found exactly once is refused. Such a guest has no
+// firmware; ARM's machine virt has but one. What is not found exactly once is refused. Such a guest has no
 // registers and cannot be paused; see [Process].
 //
 // The layout is the one at the time of opening. Memory plugged later is not seen.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,7 +28,8 @@ type QEMU struct {
 	PID int
 }
 
-// Start starts QEMU with args, in which DIR stands for its directory, and kills it
+// Start starts QEMU, that of arm64 for its machine virt and else that of x86-64, with
+// args, in which DIR stands for its directory, and kills it
 // at the end of the test, or when the test program dies. With -short it skips the
 // test; without QEMU it fails it.
 func Start(t testing.TB, args ...string) *QEMU {
@@ -35,8 +37,12 @@ func Start(t testing.TB, args ...string) *QEMU {
 	if testing.Short() {
 		t.Skip("starts QEMU")
 	}
-	path, err := exec.LookPath("qemu-system-x86_64")
-	require.NoError(t, err, "this test needs qemu-system-x86_64 (Debian package qemu-system-x86), or -short")
+	program := "qemu-system-x86_64"
+	if slices.ContainsFunc(args, func(a string) bool { return a == "virt" || strings.HasPrefix(a, "virt,") }) {
+		program = "qemu-system-aarch64"
+	}
+	path, err := exec.LookPath(program)
+	require.NoError(t, err, "this test needs %s (Debian packages qemu-system-x86 and qemu-system-arm), or -short", program)
 	dir, err := os.MkdirTemp("/dev/shm", "ovmigrate-qemu")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })

@@ -1,4 +1,6 @@
-package kernel_test
+// Package support keeps the tables of docs/kernel-support.md: what came of each of a
+// test's rows on each machine. Tests of this module only import it.
+package support
 
 import (
 	"flag"
@@ -14,16 +16,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const supportDoc = "../docs/kernel-support.md"
+// Updating says whether tables in the documentation are to be rewritten: the flag
+// -update of the test program.
+func Updating() bool {
+	f := flag.Lookup("update")
+	return f != nil && f.Value.String() == "true"
+}
 
-// updating says whether tables in the documentation are to be rewritten.
-func updating() bool { return flag.Lookup("update").Value.String() == "true" }
-
-// grid collects what came of each row's test on each machine, and compares it with a
+// Grid collects what came of each row's test on each machine, and compares it with a
 // table in docs/kernel-support.md. Its methods are safe for concurrent use.
-type grid struct {
+type Grid struct {
+	doc        string // file of the documentation
 	name, kind string // of the table, and of a row
-	machines   []machine
+	machines   []string
 	rows       []string
 
 	mu       sync.Mutex
@@ -37,22 +42,24 @@ const (
 	cellSkipped = "–" // the kernel does not have it
 )
 
-func newGrid(name, kind string, machines []machine, rows []string) *grid {
-	return &grid{
-		name: name, kind: kind, machines: machines, rows: rows,
+// New makes an empty grid for the table of that name in a file of the documentation.
+// Kind is what its rows are.
+func New(doc, name, kind string, machines, rows []string) *Grid {
+	return &Grid{
+		doc: doc, name: name, kind: kind, machines: machines, rows: rows,
 		releases: map[string]string{}, cells: map[[2]string]string{},
 	}
 }
 
-// booted stores the release of the kernel on a machine.
-func (g *grid) booted(machine, release string) {
+// Booted stores the release of the kernel on a machine.
+func (g *Grid) Booted(machine, release string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.releases[machine] = release
 }
 
-// set stores what a test has come to.
-func (g *grid) set(machine, row string, t *testing.T) {
+// Set stores what a test has come to.
+func (g *Grid) Set(machine, row string, t *testing.T) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	cell := cellPassed
@@ -65,50 +72,50 @@ func (g *grid) set(machine, row string, t *testing.T) {
 	g.cells[[2]string{machine, row}] = cell
 }
 
-// fill stores that every row has failed on a machine that did not get so far as to be
+// Fill stores that every row has failed on a machine that did not get so far as to be
 // known by its release.
-func (g *grid) fill(machine string, t *testing.T) {
+func (g *Grid) Fill(machine string, t *testing.T) {
 	g.mu.Lock()
 	release := g.releases[machine]
 	g.mu.Unlock()
 	for _, r := range g.rows {
 		if release == "" {
-			g.set(machine, r, t)
+			g.Set(machine, r, t)
 		}
 	}
 }
 
-// compareDocs compares the grid with the table in the documentation, as far as tests
+// CompareDocs compares the grid with the table in the documentation, as far as tests
 // have been run; -update writes those cells there.
-func (g *grid) compareDocs(t *testing.T) {
-	b, err := os.ReadFile(supportDoc)
+func (g *Grid) CompareDocs(t *testing.T) {
+	b, err := os.ReadFile(g.doc)
 	require.NoError(t, err)
 	begin, end := fmt.Sprintf("<!-- %s: begin -->\n", g.name), fmt.Sprintf("<!-- %s: end -->\n", g.name)
 	before, rest, ok1 := strings.Cut(string(b), begin)
 	old, after, ok2 := strings.Cut(rest, end)
-	require.True(t, ok1 && ok2, "%s has no markers for %q", supportDoc, g.name)
-	was := newGrid(g.name, g.kind, g.machines, g.rows)
+	require.True(t, ok1 && ok2, "%s has no markers for %q", g.doc, g.name)
+	was := New(g.doc, g.name, g.kind, g.machines, g.rows)
 	was.parse(old)
-	if updating() {
+	if Updating() {
 		maps.Copy(was.releases, g.releases)
 		maps.Copy(was.cells, g.cells)
-		require.NoError(t, os.WriteFile(supportDoc, []byte(before+begin+was.table()+end+after), 0o644))
+		require.NoError(t, os.WriteFile(g.doc, []byte(before+begin+was.table()+end+after), 0o644))
 		return
 	}
 	for cell, mark := range g.cells {
 		if was.cells[cell] == "" { // not run before: a new row takes no run of all machines
-			t.Logf("%s on %s is not in %s: it is %s; -update writes it", cell[1], cell[0], supportDoc, mark)
+			t.Logf("%s on %s is not in %s: it is %s; -update writes it", cell[1], cell[0], g.doc, mark)
 			continue
 		}
-		assert.Equal(t, was.cells[cell], mark, "%s on %s is not as in %s; -update writes it", cell[1], cell[0], supportDoc)
+		assert.Equal(t, was.cells[cell], mark, "%s on %s is not as in %s; -update writes it", cell[1], cell[0], g.doc)
 	}
 	for name, release := range g.releases {
 		switch {
 		case was.releases[name] == "" || series(was.releases[name]) == series(release):
 		case strings.HasPrefix(name, "sid-"): // moves on all the time
-			t.Logf("%s is %s now, in %s %s", name, release, supportDoc, was.releases[name])
+			t.Logf("%s is %s now, in %s %s", name, release, g.doc, was.releases[name])
 		default:
-			t.Errorf("%s is %s, in %s %q", name, release, supportDoc, was.releases[name])
+			t.Errorf("%s is %s, in %s %q", name, release, g.doc, was.releases[name])
 		}
 	}
 	if all := len(g.machines) * len(g.rows); len(g.cells) == all {
@@ -123,21 +130,21 @@ func series(release string) string {
 }
 
 // table is the grid as Markdown: machines, then rows by machine.
-func (g *grid) table() string {
+func (g *Grid) table() string {
 	var b strings.Builder
 	b.WriteString("| machine | kernel |\n|---|---|\n")
 	for _, m := range g.machines {
-		fmt.Fprintf(&b, "| %s | %s |\n", m.name, g.releases[m.name])
+		fmt.Fprintf(&b, "| %s | %s |\n", m, g.releases[m])
 	}
 	fmt.Fprintf(&b, "\n| %s |", g.kind)
 	for _, m := range g.machines {
-		fmt.Fprintf(&b, " %s |", m.name)
+		fmt.Fprintf(&b, " %s |", m)
 	}
 	b.WriteString("\n|---|" + strings.Repeat("---|", len(g.machines)) + "\n")
 	for _, r := range g.rows {
 		fmt.Fprintf(&b, "| %s |", r)
 		for _, m := range g.machines {
-			fmt.Fprintf(&b, " %s |", g.cells[[2]string{m.name, r}])
+			fmt.Fprintf(&b, " %s |", g.cells[[2]string{m, r}])
 		}
 		b.WriteString("\n")
 	}
@@ -145,7 +152,7 @@ func (g *grid) table() string {
 }
 
 // parse reads what table has written.
-func (g *grid) parse(text string) {
+func (g *Grid) parse(text string) {
 	var heads []string
 	for line := range strings.Lines(text) {
 		var f []string
@@ -166,19 +173,4 @@ func (g *grid) parse(text string) {
 			}
 		}
 	}
-}
-
-func TestGrid(t *testing.T) {
-	g := newGrid("x", "row", []machine{{name: "a b"}, {name: "c"}}, []string{"r", "s t"})
-	for i, m := range g.machines {
-		g.booted(m.name, fmt.Sprintf("6.%d.0-x", i))
-		for j, r := range g.rows {
-			g.cells[[2]string{m.name, r}] = []string{cellPassed, cellFailed, cellSkipped}[i+j]
-		}
-	}
-	back := newGrid("x", "row", nil, nil)
-	back.parse(g.table())
-	require.Equal(t, g.releases, back.releases)
-	require.Equal(t, g.cells, back.cells)
-	require.Equal(t, "6.12", series("6.12.117+deb13-rt-amd64"))
 }
