@@ -1,6 +1,6 @@
 # make demo    the main job, on this machine, from nothing
 # make test    everything, guests included: 'make deps guests' first, done by itself
-.PHONY: debug-kernel help deps guests pairs peers test checks test-short test-kernels test-debug lint demo bench bench-peers clean clean-guests
+.PHONY: help deps guests pairs peers test checks test-short test-kernels test-debug lint demo bench bench-peers clean clean-guests
 
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
@@ -53,10 +53,6 @@ test-debug: deps guests peers
 	$(GO) test -count=1 -timeout 30m -v -run 'OfAKernel' ./kernel/types -args -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
 	$(GO) test -count=1 -timeout 30m -v -run 'PeersReadOurs' ./examples/ovm -args -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
 	$(GO) test -count=1 -timeout 30m -v -run 'InPlaceOfBTF' ./kernel -args -vmlinux $$(ls -t $$PWD/bin/debug/vmlinux-* | head -n 1)
-
-# Optional: a kernel that watches its locks, lists, timers and sleeps, for OVM_SIGNAL_KERNELS.
-debug-kernel:
-	sh internal/testvm/debugkernel/build.sh "$(DEBUG_DIR)"
 
 lint:
 	$(GO) vet ./...

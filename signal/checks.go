@@ -85,6 +85,10 @@ func (m *machine) probe(k *kernel.Kernel) error {
 	if all == nil {
 		all = m.probeCommon(k)
 	}
+	// On 6.12 a signal by kernel, done in this way, has crashed the guest.
+	if r := k.Release(); all == nil && m.at.rt && (!versionAtLeast(r, 6, 1) || versionAtLeast(r, 6, 2)) {
+		all = unsupported("a PREEMPT_RT kernel other than 6.1")
+	}
 	if all != nil {
 		m.caps.ByKernel, m.caps.ByBitmap, m.caps.Freeze, m.caps.KickIdle = all, all, all, all
 		return nil
@@ -126,6 +130,9 @@ func (m *machine) probeCommon(k *kernel.Kernel) error {
 		return unsupported("%w", err)
 	}
 	m.at.rt = sleepingLock(lock)
+	if _, err := lock.Lookup("rlock.magic"); err == nil {
+		return unsupported("spinlock_t of %d bytes (a lock debugging kernel)", lock.Size)
+	}
 	for _, l := range []interface {
 		Size(*kernel.Kernel) (int, error)
 	}{taskLayout, signalLayout, sighandLayout, sigactionLayout, sigqueueLayout, rqLayout, llistLayout} {
@@ -259,6 +266,10 @@ func (m *machine) probeKernel(k *kernel.Kernel) error {
 	body := functionBody(k, m.at.doBPFSendSignal, code[:n])
 	xadd := bytes.Index(body, []byte{0x0f, 0xc1})
 	m.at.dropsTask = xadd > 0 && isLock(body[xadd-1])
+	if m.at.rt && !m.at.dropsTask {
+		// put_task_struct() may be a function of its own there.
+		return unsupported("do_bpf_send_signal() does not say whether it drops its reference")
+	}
 	return nil
 }
 

@@ -40,7 +40,7 @@ var systems = sync.OnceValue(func() []string {
 	}
 	s := []string{"bookworm", "trixie"}
 	if acceptance() || testvm.AllKernels() {
-		s = append(s, "bullseye-cloud", "sid-cloud", "bookworm-rt", "trixie-rt")
+		s = append(s, "bullseye-cloud", "sid-cloud", "bookworm-rt")
 	}
 	return s
 })
