@@ -2,6 +2,7 @@ package signal
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -257,20 +258,42 @@ func (m *machine) probeKernel(k *kernel.Kernel) error {
 	if w.Func != m.at.doBPFSendSignal {
 		return unsupported("send_signal_work runs %s, not do_bpf_send_signal", w.Func)
 	}
-	// Kernels before the fix of 2023 do not drop the reference: then take none.
 	var code [192]byte
 	n, err := k.ReadAt(code[:], m.at.doBPFSendSignal)
 	if err != nil {
 		return unsupported("%w", err)
 	}
 	body := functionBody(k, m.at.doBPFSendSignal, code[:n])
-	xadd := bytes.Index(body, []byte{0x0f, 0xc1})
-	m.at.dropsTask = xadd > 0 && isLock(body[xadd-1])
-	if m.at.rt && !m.at.dropsTask {
-		// put_task_struct() may be a function of its own there.
-		return unsupported("do_bpf_send_signal() does not say whether it drops its reference")
+	m.at.dropsTask, err = dropsTask(body, m.at.doBPFSendSignal, k.SymbolAt)
+	return err
+}
+
+// dropsTask says whether the code of do_bpf_send_signal(), which starts at f, drops a
+// reference to its task, itself or by put_task_struct(). It does since a fix of 2023; to
+// take no reference then would free a task in use, so code that does what is not known is
+// an error.
+func dropsTask(code []byte, f kernel.Addr, symbolAt func(kernel.Addr) (string, uint64, bool)) (bool, error) {
+	if xadd := bytes.Index(code, []byte{0x0f, 0xc1}); xadd > 0 && isLock(code[xadd-1]) {
+		return true, nil
 	}
-	return nil
+	for i := 0; i+5 <= len(code); i++ {
+		if code[i] != 0xe8 && code[i] != 0xe9 { // call, jmp
+			continue
+		}
+		to := f.Add(i + 5 + int(int32(binary.LittleEndian.Uint32(code[i+1:]))))
+		name, off, ok := symbolAt(to)
+		if !ok || off != 0 || to == f {
+			continue // within the function, or no instruction
+		}
+		switch {
+		case strings.Contains(name, "put_task_struct"):
+			return true, nil
+		case name == "group_send_sig_info", name == "__fentry__", strings.Contains(name, "return_thunk"):
+		default:
+			return false, unsupported("do_bpf_send_signal() calls %s()", name)
+		}
+	}
+	return false, nil
 }
 
 // functionBody cuts code, which starts at f, where the next symbol starts.

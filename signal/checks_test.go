@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/ovmigrate/ovmigrate/kernel"
 )
 
 // The beginning of signal_wake_up_state, as it was found in guests.
@@ -45,5 +47,43 @@ func TestVersionAtLeast(t *testing.T) {
 		"6.12.107+deb13-cloud-amd64": false, "6.1.0-50-cloud-amd64": false, "5.10.0": false, "": false, "garbage": false, "6": false, "6.": false, "10.2": true,
 	} {
 		require.Equal(t, want, versionAtLeast(release, 6, 18), release)
+	}
+}
+
+// Code of do_bpf_send_signal: one that drops no reference when it does would free a task
+// that is in use.
+func TestDropsTask(t *testing.T) {
+	const f = kernel.Addr(0xffffffff81000000)
+	symbols := map[kernel.Addr]string{f + 0x105: "group_send_sig_info", f + 0x205: "put_task_struct", f + 0x305: "kfree", f + 0x405: "__x86_return_thunk"}
+	at := func(a kernel.Addr) (string, uint64, bool) {
+		if name, ok := symbols[a]; ok {
+			return name, 0, true
+		}
+		return "do_bpf_send_signal", uint64(a - f), a >= f && a < f+0x100
+	}
+	for name, c := range map[string]struct {
+		code  string
+		drops bool
+		known bool
+	}{
+		"5.10: sends":                    {"e800010000 c3", false, true},
+		"jumps to send":                  {"e900010000", false, true},
+		"sends, returns by a thunk":      {"e800010000 e9fb030000", false, true},
+		"6.1: lock xadd":                 {"e800010000 83c8ff f00fc143 28 c3", true, true},
+		"lock patched away":              {"e800010000 3e0fc14328 c3", true, true},
+		"6.12 with PREEMPT_RT: calls it": {"e800010000 e8fb010000 c3", true, true},
+		"calls something else":           {"e800010000 e8fb020000 c3", false, false},
+		"jumps within":                   {"eb00 e9f7ffffff c3", false, true},
+		"cut off":                        {"e80001", false, true},
+	} {
+		code, err := hex.DecodeString(strings.ReplaceAll(c.code, " ", ""))
+		require.NoError(t, err)
+		drops, err := dropsTask(code, f, at)
+		require.Equal(t, c.drops, drops, name)
+		if c.known {
+			require.NoError(t, err, name)
+		} else {
+			require.ErrorIs(t, err, ErrUnsupported, name)
+		}
 	}
 }
