@@ -37,12 +37,11 @@ const stress = "stress-ng --quiet --cpu 1 --pipe 1 --switch 1 --timer 1 --fork 1
 // TestCycles stops and continues processes again and again, in every way there is, while
 // the guest is busy and while it is not, and checks after each time that none of them
 // has lost anything and that the kernel's data are in order. OVM_SIGNAL_REPS=1000 is the
-// acceptance run, on four kernels with one processor and two; with -update-cycles as
-// well its table goes to docs/cycles.md.
+// acceptance run, on four kernels with one processor and two.
 func TestCycles(t *testing.T) {
 	kernels, cpus, reps := []string{"trixie-cloud"}, []int{1}, 20
 	if acceptance() {
-		kernels, cpus, reps = []string{"bullseye-cloud", "bookworm-cloud", "trixie-cloud", "sid-generic"}, []int{1, 2}, repetitions(t)
+		kernels, cpus, reps = cycleKernels, []int{1, 2}, repetitions(t)
 	}
 	for _, name := range kernels {
 		for _, n := range cpus {

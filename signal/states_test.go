@@ -18,7 +18,7 @@ import (
 	"github.com/ovmigrate/ovmigrate/signal"
 )
 
-var update = flag.Bool("update", false, "write what was found into docs/signals.md")
+var update = flag.Bool("update", false, "write what was found into docs/signals.md and docs/cycles.md")
 
 const signalsDoc = "../docs/signals.md"
 

@@ -34,6 +34,13 @@ func (t *Table) Set(row, column, text string) {
 	t.cells[cell{row, column}] = text
 }
 
+// Get returns what Set has stored, or "".
+func (t *Table) Get(row, column string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cells[cell{row, column}]
+}
+
 // Markdown returns the table as it is in a document. Rows without a cell are left out.
 func (t *Table) Markdown() string {
 	var b strings.Builder

@@ -35,7 +35,7 @@ var layers = map[string][]string{
 	"internal/btfcorpus": {},
 	"internal/doctable":  {},
 	"internal/lint":      {},
-	"internal/support":   {},
+	"internal/support":   {"internal/doctable"},
 	"internal/bench":     {"checkpoint", "kernel", "signal", "criuimg", "vmi", "internal/testvm"},
 	"internal/migrate":   {"checkpoint", "kernel", "signal", "criuimg", "vmi", "internal/testvm"},
 	"internal/examples":  {"checkpoint", "kernel", "signal", "criuimg", "vmi", "internal/testvm"},

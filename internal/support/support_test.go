@@ -1,23 +1,35 @@
 package support
 
 import (
-	"fmt"
+	"flag"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
+var _ = flag.Bool("update", false, "")
+
 func TestGrid(t *testing.T) {
-	g := New("", "x", "row", []string{"a b", "c"}, []string{"r", "s t"})
-	for i, m := range g.machines {
-		g.Booted(m, fmt.Sprintf("6.%d.0-x", i))
-		for j, r := range g.rows {
-			g.cells[[2]string{m, r}] = []string{cellPassed, cellFailed, cellSkipped}[i+j]
-		}
-	}
-	back := New("", "x", "row", nil, nil)
-	back.parse(g.table())
-	require.Equal(t, g.releases, back.releases)
-	require.Equal(t, g.cells, back.cells)
-	require.Equal(t, "6.12", series("6.12.117+deb13-rt-amd64"))
+	doc := filepath.Join(t.TempDir(), "doc.md")
+	text := "<!-- x machines: begin -->\n<!-- x machines: end -->\n<!-- x: begin -->\n<!-- x: end -->\n"
+	require.NoError(t, os.WriteFile(doc, []byte(text), 0o644))
+	g := New(doc, "x", "row", []string{"a b", "c"}, []string{"r", "s t"})
+	g.Booted("a b", "6.12.117+deb13-rt-amd64")
+	g.Set("a b", "r", t)
+	g.Fill("a b", t) // has booted
+	require.Empty(t, g.features.Get("s t", "a b"))
+	g.Fill("c", t)
+	require.Equal(t, cellPassed, g.features.Get("s t", "c"))
+	require.NoError(t, flag.Set("update", "true"))
+	g.CompareDocs(t)
+	require.NoError(t, flag.Set("update", "false"))
+	g.Booted("a b", "6.12.120+deb13-rt-amd64")
+	g.CompareDocs(t)
+	b, err := os.ReadFile(doc)
+	require.NoError(t, err)
+	require.Contains(t, string(b), "| a b | 6.12.117+deb13-rt-amd64 |\n")
+	require.Contains(t, string(b), "| r | ✓ | ✓ |\n")
+	require.Contains(t, string(b), "| s t |  | ✓ |\n")
 }
