@@ -49,6 +49,9 @@ func (z *zoo) memView(t *testing.T, files ...string) (before *memDump, after fun
 			return bytes.Count(out.Bytes(), []byte("\n")) > n, nil
 		})
 		require.NoError(t, err)
+		// What came before the end of the line may have been read before it was written.
+		out.Reset()
+		require.NoError(t, z.vm.Get(ctx, "/dev/shm/mem.out", &out))
 		d := new(memDump)
 		require.NoError(t, json.Unmarshal(bytes.Split(out.Bytes(), []byte("\n"))[n], d))
 		return d
