@@ -173,7 +173,11 @@ var (
 
 // Children yields the groups below c that exist, not those below them. Source:
 // kernel/cgroup/cgroup.c:cgroup_for_each_live_child.
-func (c *Cgroup) Children() iter.Seq2[*Cgroup, error] {
+func (c *Cgroup) Children() iter.Seq2[*Cgroup, error] { return c.children(new(int)) }
+
+// children is Children, which also counts what it looks at and gives up at maxWalk: groups
+// that are removed are not yielded, however many of them the guest says there are.
+func (c *Cgroup) children(steps *int) iter.Seq2[*Cgroup, error] {
 	return func(yield func(*Cgroup, error) bool) {
 		tree, err := cgroupTreeLayout.Load(c.k, c.Addr)
 		if err != nil {
@@ -186,6 +190,9 @@ func (c *Cgroup) Children() iter.Seq2[*Cgroup, error] {
 			return
 		}
 		for node, err := range c.k.List(tree.Children) {
+			if *steps++; err == nil && *steps > maxWalk {
+				err = &PathError{Path: "cgroup.self.children", Addr: c.Addr, Err: ErrLimit}
+			}
 			if err != nil {
 				yield(nil, err)
 				return
@@ -210,7 +217,7 @@ func (c *Cgroup) Children() iter.Seq2[*Cgroup, error] {
 // kernel/cgroup/cgroup.c:css_next_descendant_pre.
 func (c *Cgroup) Subtree() iter.Seq2[*Cgroup, error] {
 	return func(yield func(*Cgroup, error) bool) {
-		seen := map[Addr]bool{c.Addr: true}
+		seen, steps := map[Addr]bool{c.Addr: true}, 0
 		for todo := []*Cgroup{c}; len(todo) > 0; {
 			g := todo[len(todo)-1]
 			todo = todo[:len(todo)-1]
@@ -218,7 +225,7 @@ func (c *Cgroup) Subtree() iter.Seq2[*Cgroup, error] {
 				return
 			}
 			first := len(todo)
-			for child, err := range g.Children() {
+			for child, err := range g.children(&steps) {
 				switch {
 				case err == nil && seen[child.Addr]:
 					err = corrupt(child.Addr, "cgroup", "is below more than one group")

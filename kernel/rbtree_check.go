@@ -62,6 +62,9 @@ func (c *rbCheck) visit(node, parent Addr, red bool, depth int) (black int, err 
 	if err != nil {
 		return 0, err
 	}
+	if n.Left == n.Right && n.Left != 0 {
+		return 0, corrupt(node, "rb_node", "%s is to the left and to the right", n.Left)
+	}
 	isRed := n.ParentColor&1 == 0
 	if p := Addr(n.ParentColor &^ 3); p != parent {
 		return 0, corrupt(node, "rb_node", "its parent is %s, it says %s", parent, p)
